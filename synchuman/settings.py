@@ -1,0 +1,59 @@
+"""Settings of a run: every knob with its bounds and its text, for page, service, command line and metadata."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+MAX_SEED = 2**31 - 1
+
+
+class Settings(BaseModel):
+    """What a user may choose for a run. Out-of-bounds values raise `pydantic.ValidationError`, never clamp."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    stage1_steps: int = Field(
+        16, ge=1, le=100, title="Stage 1 steps",
+        description="Sampling steps of the views and the 3D structure. More is slower and finer.",
+    )
+    guidance: float = Field(
+        2.0, ge=1.0, le=10.0, title="Guidance",
+        description="How strictly the views follow the photo. 1 is off (and twice as fast).",
+    )
+    seed: int = Field(
+        43, ge=0, le=MAX_SEED, title="Seed",
+        description="The same photo, settings and seed give the same person again.",
+    )
+    matting: Literal["offline", "u2net_human_seg", "isnet-general-use", "birefnet-portrait"] = Field(
+        "offline", title="Background removal",
+        description="`offline` ships with the app; the others are downloaded when first chosen.",
+    )
+    faces: int = Field(
+        30_000, ge=1_000, le=200_000, title="Faces",
+        description="Triangles of the exported mesh.",
+    )
+    texture_size: int = Field(
+        2048, ge=256, le=4096, multiple_of=256, title="Texture size",
+        description="Side of the colour texture in texels.",
+    )
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "Fast": {"stage1_steps": 8, "guidance": 1.0, "texture_size": 1024, "faces": 20_000},
+    "Balanced": {"stage1_steps": 16, "guidance": 2.0, "texture_size": 2048, "faces": 30_000},
+    "Best": {"stage1_steps": 40, "guidance": 2.5, "texture_size": 4096, "faces": 60_000},
+}
+DEFAULT_PRESET = "Balanced"
+
+
+def preset(name: str, **changes: Any) -> Settings:
+    """Return the settings of a named preset with some of them changed.
+
+    Raises:
+        KeyError: No preset has that name; the message lists those there are.
+    """
+    if name not in PRESETS:
+        raise KeyError(f"No preset {name!r}; there are {', '.join(PRESETS)}.")
+    return Settings(**{**PRESETS[name], **changes})

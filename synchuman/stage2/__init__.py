@@ -1,0 +1,1 @@
+"""Stage 2: structured latents to a fine mesh."""

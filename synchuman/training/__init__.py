@@ -1,0 +1,1 @@
+"""How the mini weights are made: people by code, trainers, evaluation."""

@@ -1,0 +1,1 @@
+"""Variants of weights: where they are, how they load."""
