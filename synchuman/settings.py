@@ -15,27 +15,44 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     stage1_steps: int = Field(
-        16, ge=1, le=100, title="Stage 1 steps",
+        16,
+        ge=1,
+        le=100,
+        title="Stage 1 steps",
         description="Sampling steps of the views and the 3D structure. More is slower and finer.",
     )
     guidance: float = Field(
-        2.0, ge=1.0, le=10.0, title="Guidance",
+        2.0,
+        ge=1.0,
+        le=10.0,
+        title="Guidance",
         description="How strictly the views follow the photo. 1 is off (and twice as fast).",
     )
     seed: int = Field(
-        43, ge=0, le=MAX_SEED, title="Seed",
+        43,
+        ge=0,
+        le=MAX_SEED,
+        title="Seed",
         description="The same photo, settings and seed give the same person again.",
     )
     matting: Literal["offline", "u2net_human_seg", "isnet-general-use", "birefnet-portrait"] = Field(
-        "offline", title="Background removal",
+        "offline",
+        title="Background removal",
         description="`offline` ships with the app; the others are downloaded when first chosen.",
     )
     faces: int = Field(
-        30_000, ge=1_000, le=200_000, title="Faces",
+        30_000,
+        ge=1_000,
+        le=200_000,
+        title="Faces",
         description="Triangles of the exported mesh.",
     )
     texture_size: int = Field(
-        2048, ge=256, le=4096, multiple_of=256, title="Texture size",
+        2048,
+        ge=256,
+        le=4096,
+        multiple_of=256,
+        title="Texture size",
         description="Side of the colour texture in texels.",
     )
 

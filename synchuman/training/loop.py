@@ -1,0 +1,199 @@
+"""The training loop every trainer shares: resumable, time-boxed, averaged weights, plain log."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+LOGGER = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class LoopConfig:
+    """How long and how fast to train.
+
+    Attributes:
+        minutes: Wall-clock budget of this call; training stops at its end and leaves a checkpoint.
+        max_steps: Steps over all calls after which training is complete.
+        learning_rate: Peak rate of AdamW, reached after the warm-up.
+        warmup: Steps of linear warm-up; also repeated when training resumes without optimiser state.
+        weight_decay: AdamW's decoupled decay.
+        ema: Decay of the averaged weights that are exported.
+        clip: Gradient-norm limit.
+        save_every_seconds: Seconds between checkpoints.
+        seed: Seed of everything random in this leg.
+    """
+
+    minutes: float = 10.0
+    max_steps: int = 1_000_000
+    learning_rate: float = 3e-4
+    warmup: int = 100
+    weight_decay: float = 0.01
+    ema: float = 0.999
+    clip: float = 1.0
+    save_every_seconds: float = 120.0
+    seed: int = 0
+
+
+class Averaged:
+    """Exponential moving average of a module's parameters, with a warm-up of its own decay."""
+
+    def __init__(self, module: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.values = {k: p.detach().float().clone() for k, p in module.named_parameters()}
+
+    @torch.no_grad()
+    def update(self, module: nn.Module, step: int) -> None:
+        """Move the average toward the module's parameters after `step` steps."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        for name, parameter in module.named_parameters():
+            self.values[name].lerp_(parameter.detach().float(), 1 - decay)
+
+    def copy_to(self, module: nn.Module) -> None:
+        """Write the average into the module's parameters."""
+        with torch.no_grad():
+            for name, parameter in module.named_parameters():
+                parameter.copy_(self.values[name])
+
+
+def learning_rate(config: LoopConfig, step: int, resumed_at: int, progress: float) -> float:
+    """Return the rate at a step: linear warm-up, then a cosine to a tenth over `progress` in [0, 1]."""
+    warm = min(1.0, (step - resumed_at + 1) / max(config.warmup, 1))
+    return config.learning_rate * warm * (0.1 + 0.45 * (1 + math.cos(math.pi * min(progress, 1.0))))
+
+
+def train(
+    module: nn.Module,
+    batches: Iterator[dict[str, Tensor]],
+    loss_of: Callable[[nn.Module, dict[str, Tensor], torch.Generator], dict[str, Tensor]],
+    folder: Path,
+    config: LoopConfig,
+    device: torch.device,
+) -> Averaged:
+    """Train a module until the time budget or the step limit is over, resuming from `folder` if it can.
+
+    Args:
+        module: What is trained; float32 parameters, moved to `device`.
+        batches: Endless batches (CPU or device tensors).
+        loss_of: Returns named scalar terms; "loss" is minimised, the others are logged.
+        folder: Checkpoints (`weights`, `average`, `optimizer` safetensors, `state.json`) and `log.jsonl`.
+        config: Budgets and rates.
+        device: Where to train. bfloat16 autocast is used wherever the device computes it natively.
+
+    Returns:
+        The averaged weights at the end.
+    """
+    torch.manual_seed(config.seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    module.to(device).train()
+    optimizer = torch.optim.AdamW(
+        module.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.98)
+    )
+    average = Averaged(module, config.ema)
+    step = _restore(module, average, optimizer, folder)
+    first, started, saved = step, time.monotonic(), time.monotonic()
+    generator = torch.Generator(device=device).manual_seed(config.seed + step)
+    budget = config.minutes * 60
+    sums: dict[str, float] = {}
+    with (folder / "log.jsonl").open("a") as log:
+        while step < config.max_steps and time.monotonic() - started < budget:
+            progress = max(step / config.max_steps, (time.monotonic() - started) / budget)
+            rate = learning_rate(config, step, first, progress)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            batch = {k: v.to(device, non_blocking=True) for k, v in next(batches).items()}
+            with torch.autocast(device.type, dtype=torch.bfloat16):
+                terms = loss_of(module, batch, generator)
+            optimizer.zero_grad(set_to_none=True)
+            terms["loss"].backward()
+            nn.utils.clip_grad_norm_(module.parameters(), config.clip)
+            optimizer.step()
+            average.update(module, step)
+            step += 1
+            for key, value in terms.items():
+                sums[key] = sums.get(key, 0.0) + float(value.detach())
+            if step % 20 == 0:
+                line = {k: round(v / 20, 5) for k, v in sums.items()}
+                sums = {}
+                seconds = round(time.monotonic() - started, 1)
+                log.write(json.dumps({"step": step, "seconds": seconds, "rate": rate, **line}) + "\n")
+                log.flush()
+                LOGGER.info("step %d, %.0f s, %s", step, seconds, line)
+            if time.monotonic() - saved > config.save_every_seconds:
+                _save(module, average, optimizer, folder, step, config)
+                saved = time.monotonic()
+    _save(module, average, optimizer, folder, step, config)
+    return average
+
+
+def _save(
+    module: nn.Module,
+    average: Averaged,
+    optimizer: torch.optim.Optimizer,
+    folder: Path,
+    step: int,
+    config: LoopConfig,
+) -> None:
+    moments = {
+        f"{i}.{key}": value.detach().cpu()
+        for i, state in optimizer.state_dict()["state"].items()
+        for key, value in state.items()
+    }
+    files = {
+        "weights": {k: v.detach().cpu().contiguous() for k, v in module.state_dict().items()},
+        "average": {k: v.cpu() for k, v in average.values.items()},
+        "optimizer": moments,
+    }
+    for name, tensors in files.items():
+        partial = folder / f"{name}.partial"
+        save_file(tensors, partial)
+        partial.replace(folder / f"{name}.safetensors")
+    partial = folder / "state.partial"
+    partial.write_text(json.dumps({"step": step, "config": asdict(config)}))
+    partial.replace(folder / "state.json")
+
+
+def _restore(module: nn.Module, average: Averaged, optimizer: torch.optim.Optimizer, folder: Path) -> int:
+    if not (folder / "state.json").exists():
+        return 0
+    module.load_state_dict(load_file(folder / "weights.safetensors"))
+    for name, value in load_file(folder / "average.safetensors").items():
+        average.values[name].copy_(value)
+    # The optimiser's moments may be left behind when a run moves between machines: then it warms up again.
+    if (folder / "optimizer.safetensors").exists():
+        states: dict[int, dict[str, Tensor]] = {}
+        for key, value in load_file(folder / "optimizer.safetensors").items():
+            index, name = key.split(".", 1)
+            states.setdefault(int(index), {})[name] = value
+        groups = optimizer.state_dict()["param_groups"]
+        optimizer.load_state_dict({"state": states, "param_groups": groups})
+    step = int(json.loads((folder / "state.json").read_text())["step"])
+    LOGGER.info("resuming at step %d", step)
+    return step
+
+
+def load_average(module: nn.Module, folder: Path) -> None:
+    """Load the averaged weights of a finished leg into a module.
+
+    Raises:
+        FileNotFoundError: The leg was never run; the message names the folder.
+    """
+    path = folder / "average.safetensors"
+    if not path.exists():
+        raise FileNotFoundError(f"{path} is missing: train that part first (see docs/training.md).")
+    missing, unexpected = module.load_state_dict(load_file(path), strict=False)
+    parameters = dict(module.named_parameters())
+    missing = [k for k in missing if k in parameters]
+    if missing or unexpected:
+        raise ValueError(
+            f"{path} does not fit the network: missing {missing[:3]}, unexpected {unexpected[:3]}."
+        )

@@ -1,0 +1,79 @@
+"""Train the image autoencoder that colour and normal views share.
+
+python -m synchuman.training.train_image_autoencoder --people training-data/people --out checkpoints
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL
+from torch import Tensor, nn
+
+from synchuman.stage1.conditioning import build_image_autoencoder
+from synchuman.stage1.variants import MINI
+from synchuman.training.command import Leg, run_leg
+from synchuman.training.loop import load_average, train
+from synchuman.training.people_data import People, on_white, to_unit
+
+KL_WEIGHT = 1e-6
+GRADIENT_WEIGHT = 1.0
+
+
+def _gradients(image: Tensor) -> tuple[Tensor, Tensor]:
+    return image[..., 1:, :] - image[..., :-1, :], image[..., 1:] - image[..., :-1]
+
+
+def image_loss(module: nn.Module, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+    """L1 of the image and of its gradients (keeps edges without a pretrained net), faint KL."""
+    images = batch["images"]
+    posterior = module.encode(images).latent_dist
+    mean, log_variance = posterior.mean.float(), posterior.logvar.float()
+    noise = torch.randn(mean.shape, generator=generator, device=mean.device)
+    decoded = module.decode(mean + torch.exp(0.5 * log_variance) * noise).sample.float()
+    # The white background is most of a view: the person counts more.
+    weight = 0.2 + 0.8 * F.max_pool2d((images.amin(1, keepdim=True) < 0.95).float(), 5, 1, 2)
+    plain = (weight * (decoded - images).abs()).mean()
+    edges = sum((a - b).abs().mean() for a, b in zip(_gradients(decoded), _gradients(images), strict=True))
+    kl = 0.5 * (mean**2 + log_variance.exp() - 1 - log_variance).mean()
+    loss = plain + GRADIENT_WEIGHT * edges + KL_WEIGHT * kl * mean[0].numel()
+    with torch.no_grad():
+        quality = -10 * torch.log10(((decoded.clamp(-1, 1) - images) ** 2).mean() / 4)
+    return {"loss": loss, "l1": plain, "kl": kl, "psnr": quality}
+
+
+def load_image_autoencoder(leg: Leg) -> AutoencoderKL:
+    """Load the trained autoencoder; its scaling factor is set so that latents have unit variance."""
+    module = build_image_autoencoder(MINI.image_autoencoder)
+    load_average(module, leg.out / "image-autoencoder")
+    module.eval()
+    images = _views(People(leg.people, limit=32).tensors)
+    with torch.no_grad():
+        spread = module.encode(images).latent_dist.mode().std().item()
+    module.register_to_config(scaling_factor=round(1 / spread, 5))
+    return module
+
+
+def _views(batch: dict[str, Tensor]) -> Tensor:
+    inputs = torch.stack([on_white(batch["canvas"]), on_white(batch["face"])], dim=1)
+    images = torch.cat([batch["colors"], batch["normals"], inputs], dim=1)
+    return to_unit(images.flatten(0, 1))
+
+
+def run(leg: Leg) -> None:
+    """Train for the leg's minutes on a random third of the views of each batch."""
+    people = People(leg.people, leg.limit)
+    source = people.batches(("colors", "normals", "canvas", "face"), leg.batch or 8, leg.loop.seed)
+    picker = torch.Generator().manual_seed(leg.loop.seed)
+
+    def batches():  # type: ignore[no-untyped-def]
+        for batch in source:
+            images = _views(batch)
+            yield {"images": images[torch.randperm(len(images), generator=picker)[: len(images) // 3]]}
+
+    module = build_image_autoencoder(MINI.image_autoencoder)
+    train(module, batches(), image_loss, leg.out / "image-autoencoder", leg.loop, leg.device)
+
+
+if __name__ == "__main__":
+    run_leg(run, __doc__ or "")
