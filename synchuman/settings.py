@@ -1,4 +1,4 @@
-"""Settings of a run: every knob with its bounds and its text, for page, service, command line and metadata."""
+"""Settings of a run: every knob with its bounds and text, for page, service, command line, metadata."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ MAX_SEED = 2**31 - 1
 
 
 class Settings(BaseModel):
-    """What a user may choose for a run. Out-of-bounds values raise `pydantic.ValidationError`, never clamp."""
+    """What a user may choose for a run; out-of-bounds values raise `pydantic.ValidationError`."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -3,9 +3,11 @@
 Space: the unit cube [-0.5, 0.5]^3 holds the person. x points to the right in the front view, y away from the
 front camera, z up. Voxel (i, j, k) of a grid of n has its centre at ((i, j, k) + 0.5) / n - 0.5.
 
-A *stored* view is an image as the networks see it: square, orthographic, extent 1 (the cube), row 0 at the top.
+A *stored* view is an image as the networks see it: square, orthographic, extent 1 (the cube), row 0 on top.
 Front and right are stored as a camera sees them; back and left are stored mirrored, seen through the body, so
 that the column of a stored view always grows with the same axis as the front (x) or right (y) view.
+
+Normals of every view are stored in the front camera's frame as (n_x, n_z, -n_y) * 0.5 + 0.5 on white.
 """
 
 from __future__ import annotations

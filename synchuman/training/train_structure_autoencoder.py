@@ -56,22 +56,18 @@ def structure_loss(
 
 @torch.no_grad()
 def normalise_latents(module: StructureAutoencoder, occupancy: Tensor) -> None:
-    """Make the latents zero-mean and unit-variance per channel by folding the statistics into both halves.
+    """Scale the latents to unit variance per channel by folding the factor into both halves.
 
-    The flow learns best on such latents; the decoder keeps the published interface without a scaling of its own.
+    The flow learns best on such latents, and the decoder keeps the published interface without a scaling of
+    its own. The mean stays: zero padding makes a shift inexact at the border, which every person touches.
     """
     mean, _ = module.encoder(occupancy)
-    centre, spread = mean.mean((0, 2, 3, 4)), mean.std((0, 2, 3, 4))
-    out = module.encoder.out
-    channels = len(spread)
-    out.weight[:channels] /= spread[:, None, None, None, None]
+    spread = mean.std((0, 2, 3, 4))
+    out, stem = module.encoder.out, module.decoder.input_layer
     assert out.bias is not None
-    out.bias[:channels] = (out.bias[:channels] - centre) / spread
-    out.bias[channels:] -= 2 * spread.log()
-    stem = module.decoder.input_layer
-    assert stem.bias is not None
-    # Zero padding stood for the old zero, so at the border the fold is off by the mean; people seldom reach it.
-    stem.bias += (stem.weight * centre[None, :, None, None, None]).sum((1, 2, 3, 4))
+    out.weight[: len(spread)] /= spread[:, None, None, None, None]
+    out.bias[: len(spread)] /= spread
+    out.bias[len(spread) :] -= 2 * spread.log()
     stem.weight *= spread[None, :, None, None, None]
 
 
