@@ -1,0 +1,131 @@
+"""Levels of the multiview UNet: residual blocks of diffusers, each followed by a multiview transformer."""
+
+from __future__ import annotations
+
+import torch
+from diffusers.models.downsampling import Downsample2D
+from diffusers.models.resnet import ResnetBlock2D
+from diffusers.models.upsampling import Upsample2D
+from torch import Tensor, nn
+
+from synchuman.nn.attention import KeyValue
+from synchuman.stage1.multiview_transformer import MultiviewTransformer
+
+# Projected prompts of the attention layers of one level, in their order.
+LevelPrompts = tuple[KeyValue, ...]
+
+
+class Level(nn.Module):
+    """What all levels share: residual blocks, and transformers where `heads` is given.
+
+    Args:
+        resnet_channels: (in, out) channels of each residual block.
+        transformers: Number of transformers; 0 for a level without attention.
+        heads: Attention heads of the transformers.
+        time_width: Width of the embedded time.
+        prompt_width: Width of the prompts' tokens.
+        norm_groups: Groups of the group norms.
+    """
+
+    def __init__(
+        self,
+        resnet_channels: list[tuple[int, int]],
+        transformers: int,
+        heads: int,
+        time_width: int,
+        prompt_width: int,
+        norm_groups: int,
+    ) -> None:
+        super().__init__()
+        self.resnets = nn.ModuleList(
+            ResnetBlock2D(in_channels=i, out_channels=o, temb_channels=time_width, groups=norm_groups, eps=1e-5)
+            for i, o in resnet_channels
+        )
+        width = resnet_channels[0][1]
+        self.attentions = nn.ModuleList(
+            MultiviewTransformer(width, heads, prompt_width, norm_groups) for _ in range(transformers)
+        )
+
+    def project(self, prompts: Tensor) -> LevelPrompts:
+        """Project prompts [B, tokens, prompt width] for every transformer of this level."""
+        return tuple(attention.project(prompts) for attention in self.attentions)
+
+    def transform(self, x: Tensor, layer: int, prompts: LevelPrompts) -> Tensor:
+        """Apply the transformer of a layer, if the level has transformers."""
+        return self.attentions[layer](x, prompts[layer]) if self.attentions else x
+
+
+class DownLevel(Level):
+    """A level on the way down; its downsampling is last."""
+
+    def __init__(
+        self,
+        in_channels: int,
+        width: int,
+        layers: int,
+        heads: int | None,
+        downsample: bool,
+        time_width: int,
+        prompt_width: int,
+        norm_groups: int,
+    ) -> None:
+        channels = [(in_channels if layer == 0 else width, width) for layer in range(layers)]
+        transformers = layers if heads else 0
+        super().__init__(channels, transformers, heads or 1, time_width, prompt_width, norm_groups)
+        self.downsamplers = nn.ModuleList([Downsample2D(width, use_conv=True, name="op")] if downsample else [])
+
+    def forward(self, x: Tensor, time: Tensor, prompts: LevelPrompts) -> tuple[Tensor, list[Tensor]]:
+        """Return the maps [B, width, h, w] and what the way up will need, in order."""
+        skips = []
+        for layer, resnet in enumerate(self.resnets):
+            x = self.transform(resnet(x, time), layer, prompts)
+            skips.append(x)
+        for downsampler in self.downsamplers:
+            x = downsampler(x)
+            skips.append(x)
+        return x, skips
+
+
+class MiddleLevel(Level):
+    """The lowest level: residual block, transformer, residual block."""
+
+    def __init__(self, width: int, heads: int, time_width: int, prompt_width: int, norm_groups: int) -> None:
+        super().__init__([(width, width)] * 2, 1, heads, time_width, prompt_width, norm_groups)
+
+    def forward(self, x: Tensor, time: Tensor, prompts: LevelPrompts) -> Tensor:
+        """Transform maps [B, width, h, w]."""
+        x = self.transform(self.resnets[0](x, time), 0, prompts)
+        return self.resnets[1](x, time)
+
+
+class UpLevel(Level):
+    """A level on the way up; its upsampling is last.
+
+    Args:
+        in_channels: Channels of the maps from the level below.
+        skip_channels: Channels of the skips, in the order in which they are used.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        skip_channels: list[int],
+        width: int,
+        heads: int | None,
+        upsample: bool,
+        time_width: int,
+        prompt_width: int,
+        norm_groups: int,
+    ) -> None:
+        channels = [((in_channels if i == 0 else width) + skip, width) for i, skip in enumerate(skip_channels)]
+        transformers = len(skip_channels) if heads else 0
+        super().__init__(channels, transformers, heads or 1, time_width, prompt_width, norm_groups)
+        self.upsamplers = nn.ModuleList([Upsample2D(width, use_conv=True)] if upsample else [])
+
+    def forward(self, x: Tensor, time: Tensor, prompts: LevelPrompts, skips: list[Tensor]) -> Tensor:
+        """Transform maps [B, in channels, h, w], taking skips from the end of the list."""
+        for layer, resnet in enumerate(self.resnets):
+            x = self.transform(resnet(torch.cat([x, skips.pop()], dim=1), time), layer, prompts)
+        for upsampler in self.upsamplers:
+            x = upsampler(x)
+        return x
