@@ -85,7 +85,11 @@ def fill(module: nn.Module, published: dict[str, str], check: dict[str, float], 
         weight = published_weight(prefix + published[name], parameter.shape)
         parameter.data.copy_(weight)
         weight = weight.double()
-        count, total, absolute = count + weight.numel(), total + float(weight.sum()), absolute + float(weight.abs().sum())
+        count, total, absolute = (
+            count + weight.numel(),
+            total + float(weight.sum()),
+            absolute + float(weight.abs().sum()),
+        )
     assert count == check["filled"]
     assert math.isclose(absolute, check["abs_sum"], rel_tol=1e-6), (absolute, check)
     assert math.isclose(total, check["sum"], rel_tol=1e-4), (total, check)

@@ -24,10 +24,14 @@ def _no_gradients():
 
 def record(module, taps, results):
     for key, name in taps.items():
-        module.get_submodule(name).register_forward_hook(lambda _m, _i, out, key=key: results.__setitem__(key, out))
+        module.get_submodule(name).register_forward_hook(
+            lambda _m, _i, out, key=key: results.__setitem__(key, out)
+        )
 
 
-@pytest.mark.parametrize(("name", "batch", "rows"), [("mv_transformer_a", 20, 12), ("mv_transformer_b", 10, 24)])
+@pytest.mark.parametrize(
+    ("name", "batch", "rows"), [("mv_transformer_a", 20, 12), ("mv_transformer_b", 10, 24)]
+)
 def test_multiview_transformer(name, batch, rows):
     golden = Golden(name)
     network = MultiviewTransformer(32, heads=4, prompt_width=24, norm_groups=32)

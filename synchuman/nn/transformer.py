@@ -29,8 +29,13 @@ class ModulatedBlock(nn.Module):
         self.norm3 = nn.LayerNorm(width, eps=NORM_EPS, elementwise_affine=False)
         self.self_attn = FusedSelfAttention(width, heads)
         self.cross_attn = FusedCrossAttention(width, context_width, heads)
-        self.mlp = nn.Sequential(nn.Linear(width, hidden), nn.GELU(approximate="tanh"), nn.Linear(hidden, width))
+        self.mlp = nn.Sequential(
+            nn.Linear(width, hidden), nn.GELU(approximate="tanh"), nn.Linear(hidden, width)
+        )
         self.modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width))
+        # Closed gates at the start of training (adaLN-Zero).
+        nn.init.zeros_(self.modulation[1].weight)
+        nn.init.zeros_(self.modulation[1].bias)
 
     def project(self, context: Tensor) -> KeyValue:
         """Project the condition [batch, tokens, context width] once for all steps."""

@@ -34,7 +34,9 @@ class StructureFlowConfig:
         _require(self.resolution % self.patch == 0, "structure resolution must be divisible by patch")
         _require(self.width % self.heads == 0, "structure width must be divisible by heads")
         first, second = self.slices
-        _require(0 <= first <= second <= self.blocks, "structure slices must rise within the number of blocks")
+        _require(
+            0 <= first <= second <= self.blocks, "structure slices must rise within the number of blocks"
+        )
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,9 @@ class JointNetworkConfig:
 
     def __post_init__(self) -> None:
         levels = self.levels
-        _require(len(self.heads) == levels == len(self.attention), "widths, heads, attention need equal lengths")
+        _require(
+            len(self.heads) == levels == len(self.attention), "widths, heads, attention need equal lengths"
+        )
         _require(
             self.latent_size % (1 << (levels - 1)) == 0,
             f"latent_size {self.latent_size} must halve {levels - 1} times",
@@ -89,14 +93,21 @@ class JointNetworkConfig:
                     f"latent_size {self.latent_size} gives {self.map_size(level)} rows at level {level}; maps with "
                     "attention need a multiple of 3, because the face fills a third of the front view",
                 )
-            _require(self.widths[level] % self.heads[level] == 0, f"width {self.widths[level]} must split into heads")
-            _require(self.widths[level] % self.norm_groups == 0, "every width must be divisible by norm_groups")
+            _require(
+                self.widths[level] % self.heads[level] == 0,
+                f"width {self.widths[level]} must split into heads",
+            )
+            _require(
+                self.widths[level] % self.norm_groups == 0, "every width must be divisible by norm_groups"
+            )
         after = (self.sync.to_structure_after, self.sync.to_views_after)
         _require(
             0 <= after[0] < after[1] <= levels - 2,
             "to_structure_after must come before to_views_after, and both before the last down block",
         )
-        _require(self.structure.width % self.norm_groups == 0, "structure width must be divisible by norm_groups")
+        _require(
+            self.structure.width % self.norm_groups == 0, "structure width must be divisible by norm_groups"
+        )
 
 
 @dataclass(frozen=True)
@@ -171,9 +182,12 @@ class Stage1Config:
             self.image_size == joint.latent_size * autoencoder.factor,
             f"image_size {self.image_size} must be latent_size {joint.latent_size} x {autoencoder.factor}",
         )
-        _require(self.image_size % 3 == 0, "image_size must be divisible by 3: the face fills a third of the front")
         _require(
-            joint.in_channels == 2 * autoencoder.latent_channels and joint.out_channels == autoencoder.latent_channels,
+            self.image_size % 3 == 0, "image_size must be divisible by 3: the face fills a third of the front"
+        )
+        _require(
+            joint.in_channels == 2 * autoencoder.latent_channels
+            and joint.out_channels == autoencoder.latent_channels,
             "the joint network takes noisy and condition latents and returns latents of the image autoencoder",
         )
         _require(

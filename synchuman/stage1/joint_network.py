@@ -76,11 +76,15 @@ class JointNetwork(nn.Module):
             sync.kernel,
             sync.mlp_ratio,
         )
-        # On the way up, the maps before an up block have the width of the level below it.
+        # On the way up, a map enters the level of its size with the width of the level below.
         self.to_structure = nn.ModuleList(
-            SyncToStructure(widths[sync.to_structure_after + up], *rest) for up in (0, 1)
+            SyncToStructure(widths[min(level, levels - 1)], *rest)
+            for level in (sync.to_structure_after, sync.to_structure_after + 2)
         )
-        self.to_views = nn.ModuleList(SyncToViews(widths[sync.to_views_after + up], *rest) for up in (0, 1))
+        self.to_views = nn.ModuleList(
+            SyncToViews(widths[min(level, levels - 1)], *rest)
+            for level in (sync.to_views_after, sync.to_views_after + 2)
+        )
 
     def prepare(self, prompts: Tensor, labels: Tensor | None, tokens: Tensor) -> Conditions:
         """Project all conditions once for all steps.
@@ -175,7 +179,9 @@ class JointNetwork(nn.Module):
     def _check(self, sample: Tensor, times: Tensor, structure: Tensor) -> None:
         size, flow = self.config.latent_size, self.config.structure
         if tuple(sample.shape[1:]) != (self.config.in_channels, size, size):
-            raise ValueError(f"sample must be [B, {self.config.in_channels}, {size}, {size}], not {sample.shape}.")
+            raise ValueError(
+                f"sample must be [B, {self.config.in_channels}, {size}, {size}], not {sample.shape}."
+            )
         if tuple(structure.shape[1:]) != (flow.channels, *(flow.resolution,) * 3):
             raise ValueError(f"structure must be [groups, {flow.channels}, {flow.resolution} x 3].")
         groups = count_groups(sample.shape[0])

@@ -23,7 +23,9 @@ def count_groups(batch: int) -> int:
         ValueError: The batch is no multiple of ten images.
     """
     if batch == 0 or batch % IMAGES_PER_GROUP:
-        raise ValueError(f"A batch holds 10 images (2 domains x 5 views) per group; {batch} is no multiple of 10.")
+        raise ValueError(
+            f"A batch holds 10 images (2 domains x 5 views) per group; {batch} is no multiple of 10."
+        )
     return batch // IMAGES_PER_GROUP
 
 

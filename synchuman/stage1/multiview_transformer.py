@@ -79,7 +79,9 @@ class MultiviewBlock(nn.Module):
         width = x.shape[-1]
         x = x.reshape(-1, NUM_BODY_VIEWS, rows, rows, width).transpose(1, 2)
         x = self.attn_mv(x.reshape(-1, NUM_BODY_VIEWS * rows, width))
-        return x.reshape(-1, rows, NUM_BODY_VIEWS, rows, width).transpose(1, 2).reshape(-1, rows * rows, width)
+        return (
+            x.reshape(-1, rows, NUM_BODY_VIEWS, rows, width).transpose(1, 2).reshape(-1, rows * rows, width)
+        )
 
 
 class MultiviewTransformer(nn.Module):

@@ -46,14 +46,18 @@ class StructureDecoder(nn.Module):
         self.config = config
         channels = config.channels
         self.input_layer = nn.Conv3d(config.latent_channels, channels[0], 3, padding=1)
-        self.middle_block = nn.Sequential(*(ResidualBlock3d(channels[0]) for _ in range(config.res_blocks_middle)))
+        self.middle_block = nn.Sequential(
+            *(ResidualBlock3d(channels[0]) for _ in range(config.res_blocks_middle))
+        )
         self.blocks = nn.ModuleList()
         for level, width in enumerate(channels):
             self.blocks.extend(ResidualBlock3d(width) for _ in range(config.res_blocks))
             if level + 1 < len(channels):
                 self.blocks.append(Upsample3d(width, channels[level + 1]))
         self.out_layer = nn.Sequential(
-            ChannelLayerNorm(channels[-1]), nn.SiLU(), nn.Conv3d(channels[-1], config.out_channels, 3, padding=1)
+            ChannelLayerNorm(channels[-1]),
+            nn.SiLU(),
+            nn.Conv3d(channels[-1], config.out_channels, 3, padding=1),
         )
 
     def forward(self, latent: Tensor) -> Tensor:

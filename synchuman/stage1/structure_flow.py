@@ -31,6 +31,8 @@ class StructureFlow(nn.Module):
             for _ in range(config.blocks)
         )
         self.out_layer = nn.Linear(config.width, patch_channels)
+        nn.init.zeros_(self.out_layer.weight)
+        nn.init.zeros_(self.out_layer.bias)
 
     def project(self, condition: Tensor) -> tuple[KeyValue, ...]:
         """Project condition tokens [groups, tokens, condition width] for every block."""

@@ -17,6 +17,7 @@ from synchuman.nn.attention import Attention
 from synchuman.stage1.layout import COLOR, DOMAINS, NORMAL, split
 from synchuman.views import BACK, FRONT, LEFT, NUM_BODY_VIEWS, RIGHT
 
+NORM_EPS = 1e-6
 ALONG_X = [FRONT, BACK]  # views whose column is x
 ALONG_Y = [RIGHT, LEFT]  # views whose column is y
 
@@ -64,6 +65,14 @@ def attend_rays(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     return result.flip(2)
 
 
+def _silent_linear(width: int) -> nn.Linear:
+    """A linear layer that gives zero until it is trained, so that untrained branches do not disturb each other."""
+    layer = nn.Linear(width, width)
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
 class SyncToStructure(nn.Module):
     """2D to 3D: structure tokens read the normal domain's body views.
 
@@ -99,11 +108,11 @@ class SyncToStructure(nn.Module):
             nn.AdaptiveAvgPool2d(grid),
         )
         self.structure_in = nn.Linear(structure_width, structure_width)
-        self.norm1 = nn.LayerNorm(structure_width)
+        self.norm1 = nn.LayerNorm(structure_width, eps=NORM_EPS)
         self.attention = Attention(structure_width, map_width, heads, head_width)
-        self.norm2 = nn.LayerNorm(structure_width)
+        self.norm2 = nn.LayerNorm(structure_width, eps=NORM_EPS)
         self.ff = FeedForward(structure_width, mult=mlp_ratio, activation_fn="geglu")
-        self.structure_out = nn.Linear(structure_width, structure_width)
+        self.structure_out = _silent_linear(structure_width)
 
     def forward(self, maps: Tensor, structure: Tensor) -> Tensor:
         """Update structure tokens.
@@ -158,7 +167,7 @@ class SyncToViews(nn.Module):
         self.ffs = nn.ModuleList(
             FeedForward(map_width, mult=mlp_ratio, activation_fn="geglu") for _ in range(DOMAINS)
         )
-        self.map_outs = nn.ModuleList(nn.Linear(map_width, map_width) for _ in range(DOMAINS))
+        self.map_outs = nn.ModuleList(_silent_linear(map_width) for _ in range(DOMAINS))
 
     def forward(self, maps: Tensor, structure: Tensor) -> Tensor:
         """Update image maps.
@@ -183,7 +192,7 @@ class SyncToViews(nn.Module):
         """Update of one domain: [groups, view, row, column, map width] from voxels [groups, x, y, z, width]."""
         x = self.map_in(maps)
         attention = self.attentions[domain]
-        query = attention.query(F.layer_norm(x, x.shape[-1:]))
+        query = attention.query(F.layer_norm(x, x.shape[-1:], eps=NORM_EPS))
         x = x + attention.to_out(attend_rays(query, *attention.project(voxels)).flatten(4))
-        x = x + self.ffs[domain](F.layer_norm(x, x.shape[-1:]))
+        x = x + self.ffs[domain](F.layer_norm(x, x.shape[-1:], eps=NORM_EPS))
         return self.map_outs[domain](x)

@@ -38,7 +38,9 @@ class Level(nn.Module):
     ) -> None:
         super().__init__()
         self.resnets = nn.ModuleList(
-            ResnetBlock2D(in_channels=i, out_channels=o, temb_channels=time_width, groups=norm_groups, eps=1e-5)
+            ResnetBlock2D(
+                in_channels=i, out_channels=o, temb_channels=time_width, groups=norm_groups, eps=1e-5
+            )
             for i, o in resnet_channels
         )
         width = resnet_channels[0][1]
@@ -72,7 +74,9 @@ class DownLevel(Level):
         channels = [(in_channels if layer == 0 else width, width) for layer in range(layers)]
         transformers = layers if heads else 0
         super().__init__(channels, transformers, heads or 1, time_width, prompt_width, norm_groups)
-        self.downsamplers = nn.ModuleList([Downsample2D(width, use_conv=True, name="op")] if downsample else [])
+        self.downsamplers = nn.ModuleList(
+            [Downsample2D(width, use_conv=True, name="op")] if downsample else []
+        )
 
     def forward(self, x: Tensor, time: Tensor, prompts: LevelPrompts) -> tuple[Tensor, list[Tensor]]:
         """Return the maps [B, width, h, w] and what the way up will need, in order."""
@@ -117,7 +121,9 @@ class UpLevel(Level):
         prompt_width: int,
         norm_groups: int,
     ) -> None:
-        channels = [((in_channels if i == 0 else width) + skip, width) for i, skip in enumerate(skip_channels)]
+        channels = [
+            ((in_channels if i == 0 else width) + skip, width) for i, skip in enumerate(skip_channels)
+        ]
         transformers = len(skip_channels) if heads else 0
         super().__init__(channels, transformers, heads or 1, time_width, prompt_width, norm_groups)
         self.upsamplers = nn.ModuleList([Upsample2D(width, use_conv=True)] if upsample else [])

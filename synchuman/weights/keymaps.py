@@ -41,19 +41,24 @@ JOINT_NETWORK: Renames = (
 
 STRUCTURE_DECODER: Renames = ()
 
-# After the fused projections are cut in three, see `dinov2`.
-DINOV2: Renames = (
-    (r"^cls_token$", "embeddings.cls_token"),
-    (r"^mask_token$", "embeddings.mask_token"),
-    (r"^register_tokens$", "embeddings.register_tokens"),
-    (r"^pos_embed$", "embeddings.position_embeddings"),
-    (r"^patch_embed\.proj\.", "embeddings.patch_embeddings.projection."),
-    (r"^norm\.", "layernorm."),
-    (r"^blocks\.", "encoder.layer."),
-    (r"\.attn\.proj\.", ".attention.output.dense."),
-    (r"\.attn\.(query|key|value)\.", r".attention.attention.\1."),
-    (r"\.ls([12])\.gamma$", r".layer_scale\1.lambda1"),
+# Public DINOv2 names and those of transformers' Dinov2WithRegistersModel, prefixes and parts of names in pairs;
+# the fused attention projection is cut apart besides.
+DINOV2: tuple[tuple[str, str], ...] = (
+    ("cls_token", "embeddings.cls_token"),
+    ("mask_token", "embeddings.mask_token"),
+    ("register_tokens", "embeddings.register_tokens"),
+    ("pos_embed", "embeddings.position_embeddings"),
+    ("patch_embed.proj.", "embeddings.patch_embeddings.projection."),
+    ("norm.", "layernorm."),
+    ("blocks.", "encoder.layer."),
 )
+DINOV2_BLOCK: tuple[tuple[str, str], ...] = (
+    (".attn.proj.", ".attention.o_proj."),
+    (".ls1.gamma", ".layer_scale1.lambda1"),
+    (".ls2.gamma", ".layer_scale2.lambda1"),
+)
+DINOV2_FUSED = ".attn.qkv."
+DINOV2_PARTS = (".attention.q_proj.", ".attention.k_proj.", ".attention.v_proj.")
 
 
 def rename(name: str, renames: Renames) -> str:
@@ -77,11 +82,41 @@ def rename_all(state: Mapping[str, Tensor], renames: Renames) -> dict[str, Tenso
 
 def dinov2(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Turn a state dict of public DINOv2 (with registers) into one of transformers' Dinov2WithRegistersModel."""
-    cut: dict[str, Tensor] = {}
+    result: dict[str, Tensor] = {}
     for name, tensor in state.items():
-        if ".attn.qkv." in name:
-            for part, piece in zip(("query", "key", "value"), torch.chunk(tensor, 3), strict=True):
-                cut[name.replace(".qkv.", f".{part}.")] = piece.clone()
+        name = _swap(name, DINOV2, DINOV2_BLOCK)
+        if DINOV2_FUSED in name:
+            for part, piece in zip(DINOV2_PARTS, torch.chunk(tensor, 3), strict=True):
+                result[name.replace(DINOV2_FUSED, part)] = piece.clone()
         else:
-            cut[name] = tensor
-    return rename_all(cut, DINOV2)
+            result[name] = tensor
+    return result
+
+
+def to_dinov2(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Turn a state dict of transformers' Dinov2WithRegistersModel into public DINOv2's, the reverse of `dinov2`.
+
+    Raises:
+        KeyError: A block lacks one of its three attention projections.
+    """
+    starts = tuple((theirs, ours) for ours, theirs in DINOV2)
+    parts = tuple((theirs, ours) for ours, theirs in DINOV2_BLOCK)
+    first, *others = DINOV2_PARTS
+    result: dict[str, Tensor] = {}
+    for name, tensor in state.items():
+        if first in name:
+            fused = torch.cat([tensor, *(state[name.replace(first, other)] for other in others)])
+            result[_swap(name.replace(first, DINOV2_FUSED), starts, parts)] = fused
+        elif not any(other in name for other in others):
+            result[_swap(name, starts, parts)] = tensor
+    return result
+
+
+def _swap(name: str, starts: tuple[tuple[str, str], ...], parts: tuple[tuple[str, str], ...]) -> str:
+    for old, new in starts:
+        if name.startswith(old):
+            name = new + name[len(old) :]
+            break
+    for old, new in parts:
+        name = name.replace(old, new)
+    return name

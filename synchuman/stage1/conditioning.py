@@ -1,0 +1,138 @@
+"""What the joint network is told about the photo: image latents, class label, view prompts, image tokens."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.nn import functional as F
+
+from synchuman.nn.embeddings import sinusoid
+from synchuman.stage1.config import AutoencoderConfig, ClipConfig, ImageEncoderConfig
+from synchuman.views import VIEWS
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL
+    from transformers import CLIPVisionModelWithProjection, Dinov2WithRegistersModel
+
+# Means and deviations of RGB in [0, 1] on which the public encoders were trained.
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+def build_image_encoder(config: ImageEncoderConfig) -> Dinov2WithRegistersModel:
+    """Build a DINOv2 with registers (Oquab et al. 2023, Darcet et al. 2023), randomly initialised."""
+    from transformers import Dinov2WithRegistersConfig, Dinov2WithRegistersModel
+
+    return Dinov2WithRegistersModel(
+        Dinov2WithRegistersConfig(
+            hidden_size=config.width,
+            num_hidden_layers=config.depth,
+            num_attention_heads=config.heads,
+            patch_size=config.patch,
+            image_size=config.image_size,
+            num_register_tokens=config.registers,
+            mlp_ratio=config.mlp_ratio,
+        )
+    )
+
+
+def build_image_autoencoder(config: AutoencoderConfig) -> AutoencoderKL:
+    """Build an image autoencoder (Rombach et al. 2022), randomly initialised."""
+    from diffusers import AutoencoderKL
+
+    levels = len(config.widths)
+    return AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * levels,
+        up_block_types=("UpDecoderBlock2D",) * levels,
+        block_out_channels=config.widths,
+        layers_per_block=config.layers,
+        latent_channels=config.latent_channels,
+        norm_num_groups=config.norm_groups,
+        scaling_factor=config.scaling,
+    )
+
+
+def build_clip(config: ClipConfig) -> CLIPVisionModelWithProjection:
+    """Build a CLIP image encoder with projection (Radford et al. 2021), randomly initialised."""
+    from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+
+    return CLIPVisionModelWithProjection(
+        CLIPVisionConfig(
+            hidden_size=config.width,
+            intermediate_size=config.hidden,
+            num_hidden_layers=config.depth,
+            num_attention_heads=config.heads,
+            patch_size=config.patch,
+            image_size=config.image_size,
+            projection_dim=config.projection,
+            hidden_act="gelu",
+        )
+    )
+
+
+def normalise_tokens_input(images: Tensor) -> Tensor:
+    """Turn uint8 images [b, h, w, 3] into the image encoder's input [b, 3, h, w] float32."""
+    return _normalise(images, IMAGENET_MEAN, IMAGENET_STD)
+
+
+def encode_tokens(encoder: Dinov2WithRegistersModel, pixels: Tensor) -> Tensor:
+    """Encode [b, 3, h, w] into all tokens before the final norm, each normalised without parameters.
+
+    Returns:
+        [b, 1 + registers + patches, width].
+    """
+    tokens = encoder.encoder(encoder.embeddings(pixels)).last_hidden_state
+    return F.layer_norm(tokens, tokens.shape[-1:])
+
+
+def normalise_clip_input(images: np.ndarray, size: int) -> Tensor:
+    """Turn square uint8 images [b, h, h, 3] into the CLIP encoder's input [b, 3, size, size] float32."""
+    resized = [
+        np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC)) for image in images
+    ]
+    return _normalise(torch.from_numpy(np.stack(resized)), CLIP_MEAN, CLIP_STD)
+
+
+def class_labels(embeddings: Tensor) -> Tensor:
+    """Join image embeddings [b, n] with the embedding of noise level 0 to class labels [b, 2 n]."""
+    level = sinusoid(torch.zeros(len(embeddings), device=embeddings.device), embeddings.shape[-1])
+    return torch.cat([embeddings, level.to(embeddings.dtype)], dim=-1)
+
+
+def select_prompts(view_prompts: Tensor) -> Tensor:
+    """Pick the prompts of our views: [2 domains, 7, tokens, width] to [10, tokens, width]."""
+    return view_prompts[:, [view.prompt for view in VIEWS]].flatten(0, 1)
+
+
+def encode_images(autoencoder: AutoencoderKL, images: Tensor) -> Tensor:
+    """Encode images into scaled latents, the mode of their distribution, one image at a time.
+
+    Args:
+        autoencoder: Its `scaling_factor` is applied.
+        images: uint8 [b, h, w, 3].
+
+    Returns:
+        [b, latent channels, h / factor, w / factor] in the autoencoder's dtype.
+    """
+    pixels = (images.movedim(-1, 1).float() / 127.5 - 1).to(autoencoder.dtype)
+    latents = [autoencoder.encode(image).latent_dist.mode() for image in pixels.split(1)]
+    return torch.cat(latents) * autoencoder.config.scaling_factor
+
+
+def decode_images(autoencoder: AutoencoderKL, latents: Tensor) -> Tensor:
+    """Decode scaled latents [b, latent channels, h, w] into float32 images [b, H, W, 3] in [0, 1], one by one."""
+    latents = (latents / autoencoder.config.scaling_factor).to(autoencoder.dtype)
+    images = [autoencoder.decode(latent).sample.float() for latent in latents.split(1)]
+    return (torch.cat(images) / 2 + 0.5).clamp(0, 1).movedim(1, -1)
+
+
+def _normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+    pixels = images.movedim(-1, 1).float() / 255
+    shape = (1, 3, 1, 1)
+    return (pixels - pixels.new_tensor(mean).view(shape)) / pixels.new_tensor(std).view(shape)

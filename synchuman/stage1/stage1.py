@@ -1,0 +1,194 @@
+"""Stage 1: from a cut-out photo to five colour and five normal views and the 3D structure."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from synchuman.photo.framing import frame_multiview, frame_tokens, on_white, to_uint8
+from synchuman.stage1 import conditioning, sampler
+from synchuman.stage1.config import Stage1Config
+from synchuman.stage1.layout import COLOR, DOMAINS, NORMAL
+from synchuman.stage1.networks import Networks, build_networks, load_config, load_networks, save_networks
+from synchuman.views import FACE, FRONT, NUM_BODY_VIEWS
+
+__all__ = ["Networks", "Stage1", "Stage1Result", "Stage1Step", "build_networks"]
+
+
+@dataclass(frozen=True)
+class Stage1Step:
+    """A sampling step is done.
+
+    Attributes:
+        step: Steps done, from 1.
+        total: Steps in all.
+        preview: (colors, normals), each uint8 [5, s, s, 3], as they would come out now; None between previews.
+    """
+
+    step: int
+    total: int
+    preview: tuple[np.ndarray, np.ndarray] | None
+
+
+@dataclass(frozen=True)
+class Stage1Result:
+    """What Stage 1 hands on.
+
+    Attributes:
+        colors: uint8 [5, s, s, 3]; the front is the photo itself on white.
+        normals: uint8 [5, s, s, 3]; the face view is pasted into the front.
+        structure_logits: float32 [n, n, n] by (x, y, z); above 0 is occupied.
+    """
+
+    colors: np.ndarray
+    normals: np.ndarray
+    structure_logits: np.ndarray
+
+
+class Stage1:
+    """The networks of one variant, ready to sample.
+
+    Args:
+        networks: All networks; moved to the device and dtype.
+        config: Their sizes. The image autoencoder's own `scaling_factor` replaces the config's.
+        device: Where to run.
+        dtype: Of the networks; latents stay in float32 between the steps.
+    """
+
+    def __init__(
+        self,
+        networks: Networks,
+        config: Stage1Config,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        scaling = float(networks.image_autoencoder.config.scaling_factor)
+        autoencoder = dataclasses.replace(config.image_autoencoder, scaling=scaling)
+        self.config = dataclasses.replace(config, image_autoencoder=autoencoder)
+        self.networks = networks.to(device, dtype)
+        self.device = torch.device(device)
+        self.dtype = dtype
+
+    @classmethod
+    def load(
+        cls, folder: Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+    ) -> Stage1:
+        """Load a variant from its folder.
+
+        Raises:
+            FileNotFoundError: The folder or one of its files is missing.
+            ValueError: Weights and sizes do not fit together.
+        """
+        config = load_config(folder)
+        return cls(load_networks(folder, config), config, device, dtype)
+
+    def save(self, folder: Path, dtype: torch.dtype = torch.float16) -> None:
+        """Write the variant so that `load` reads it."""
+        save_networks(self.networks, self.config, folder, dtype)
+
+    @torch.inference_mode()
+    def sample(
+        self, rgba: np.ndarray, steps: int, guidance: float, seed: int, preview_every: int = 0
+    ) -> Iterator[Stage1Step | Stage1Result]:
+        """Sample views and structure.
+
+        Args:
+            rgba: uint8 [h, w, 4] cut-out person, straight alpha.
+            steps: Euler steps, at least 1.
+            guidance: Guidance scale; at 1 the unconditional half is not computed.
+            seed: Of the starting noise.
+            preview_every: Steps between previews; 0 for none.
+
+        Yields:
+            A Stage1Step after every step, then one Stage1Result.
+
+        Raises:
+            ValueError: The image is no RGBA image, or steps or guidance are below 1.
+            PhotoError: The cut-out is empty.
+        """
+        if rgba.dtype != np.uint8 or rgba.ndim != 3 or rgba.shape[2] != 4:
+            raise ValueError(f"Stage 1 needs an RGBA image, uint8 [h, w, 4], not {rgba.dtype} {rgba.shape}.")
+        if steps < 1 or guidance < 1:
+            raise ValueError(f"Steps and guidance must be at least 1, not {steps} and {guidance}.")
+        canvas, face = (on_white(image) for image in frame_multiview(rgba, self.config.image_size))
+        inputs = self.inputs(canvas, face, frame_tokens(rgba, self.config.image_encoder.image_size))
+        if guidance != 1:
+            inputs = sampler.guided(inputs)
+        joint = self.networks.joint_network
+        conditions = joint.prepare(inputs.prompts, inputs.labels, inputs.tokens)
+
+        def velocity(views: Tensor, time: Tensor, structure: Tensor) -> tuple[Tensor, Tensor]:
+            cast = views.to(self.dtype), time.to(self.device), structure.to(self.dtype), conditions
+            views_velocity, structure_velocity = joint.step(*cast)
+            return views_velocity.float(), structure_velocity.float()
+
+        for step in sampler.sample(
+            velocity, self._noise(seed), inputs.latents, sampler.schedule(steps), guidance
+        ):
+            shown = preview_every > 0 and step.index % preview_every == 0 and step.index < steps
+            preview = self._views(step.views_estimate, canvas) if shown else None
+            yield Stage1Step(step.index, step.total, preview)
+        colors, normals = self._views(step.views, canvas)
+        logits = self.networks.structure_decoder(step.structure.to(self.dtype))[0, 0]
+        yield Stage1Result(colors, normals, logits.float().cpu().numpy())
+
+    def inputs(self, canvas: np.ndarray, face: np.ndarray, tokens: np.ndarray) -> sampler.Inputs:
+        """Encode the framed photo.
+
+        Args:
+            canvas: float32 [s, s, 3] in [0, 1], the person on white; every body view is told this.
+            face: Like `canvas`, the face close-up; the face view is told this.
+            tokens: uint8 [n, n, 3] image for the image encoder.
+        """
+        networks = self.networks
+        pair = np.stack([to_uint8(canvas), to_uint8(face)])
+        each_view = [0] * NUM_BODY_VIEWS + [1]
+        order = each_view * DOMAINS
+        labels = None
+        if networks.clip is not None and self.config.clip is not None:
+            pixels = conditioning.normalise_clip_input(pair, self.config.clip.image_size)
+            embeddings = networks.clip(pixel_values=self._move(pixels)).image_embeds
+            labels = conditioning.class_labels(embeddings)[order]
+        images = torch.from_numpy(pair).to(self.device)
+        pixels = conditioning.normalise_tokens_input(torch.from_numpy(tokens)[None])
+        return sampler.Inputs(
+            latents=conditioning.encode_images(networks.image_autoencoder, images)[order],
+            prompts=conditioning.select_prompts(networks.view_prompts),
+            labels=labels,
+            tokens=conditioning.encode_tokens(networks.image_encoder, self._move(pixels)),
+        )
+
+    def _move(self, x: Tensor) -> Tensor:
+        return x.to(device=self.device, dtype=self.dtype)
+
+    def _noise(self, seed: int) -> sampler.Noise:
+        joint, clip = self.config.joint_network, self.config.clip
+        noise = sampler.draw_noise(
+            seed,
+            (joint.out_channels, joint.latent_size, joint.latent_size),
+            (joint.structure.channels, *(joint.structure.resolution,) * 3),
+            None if clip is None else clip.projection,
+        )
+        return sampler.Noise(noise.views.to(self.device), noise.structure.to(self.device))
+
+    def _views(self, latents: Tensor, canvas: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Decode [10, c, h, w] to uint8 (colors, normals), the photo in front and the face pasted in."""
+        images = conditioning.decode_images(self.networks.image_autoencoder, latents).cpu().numpy()
+        domains = images.reshape(DOMAINS, -1, *images.shape[1:])
+        colors, normals = domains[COLOR], domains[NORMAL]
+        colors[FRONT] = canvas
+        third = self.config.image_size // 3
+        # A bilinear resize to a third reads exactly the middle pixel of every 3 x 3.
+        normals[FRONT, :third, third : 2 * third] = normals[FACE, 1::3, 1::3]
+        return _round(colors), _round(normals)
+
+
+def _round(image: np.ndarray) -> np.ndarray:
+    """Floats in [0, 1] to uint8, halves up."""
+    return np.floor(image * 255 + 0.5).astype(np.uint8)
