@@ -1,0 +1,90 @@
+"""Sampling of structured latents: Euler steps, guided only while the noise is strong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from synchuman.nn.flow import TIMES_PER_UNIT, euler_step, flow_times, guide
+from synchuman.nn.sparse_tensor import SparseTensor, Voxels
+from synchuman.stage2.config import SlatNormalisation, SlatSamplerConfig
+from synchuman.stage2.slat_flow import SlatFlow
+
+# Velocity of a state at a time in 0 to 1000, with the condition or without.
+Velocity = Callable[[Tensor, float, bool], Tensor]
+
+
+@dataclass(frozen=True)
+class FlowStep:
+    """A step of the sampler is done.
+
+    Attributes:
+        step: Steps done, from 1 to total.
+        total: Number of steps.
+        state: The state after this step; after the last, the sample.
+    """
+
+    step: int
+    total: int
+    state: Tensor
+
+
+def sample_flow(velocity: Velocity, noise: Tensor, config: SlatSamplerConfig) -> Iterator[FlowStep]:
+    """Integrate a velocity from noise, guided in an interval of times (Kynkäänniemi et al. 2024)."""
+    state = noise
+    times = flow_times(config.steps, config.rescale)
+    for step, (time, next_time) in enumerate(pairwise(times), start=1):
+        direction = velocity(state, TIMES_PER_UNIT * time, True)
+        if config.guidance != 1 and config.guidance_from <= time <= config.guidance_to:
+            direction = guide(direction, velocity(state, TIMES_PER_UNIT * time, False), config.guidance)
+        state = euler_step(state, direction, time, next_time)
+        yield FlowStep(step, config.steps, state)
+
+
+@torch.no_grad()
+def sample_slat(
+    flow: SlatFlow, voxels: Voxels, condition: Tensor, config: SlatSamplerConfig, seed: int
+) -> Iterator[FlowStep]:
+    """Sample normalised structured latents, step by step; stop iterating to cancel.
+
+    Args:
+        flow: On the device where sampling shall run.
+        voxels: Occupied voxels at the flow's resolution, on the same device.
+        condition: [batch, tokens, condition width] image tokens, on the same device.
+        config: Steps and guidance.
+        seed: The noise is drawn on the CPU from it, the same for every device.
+
+    Yields:
+        One `FlowStep` per step with state [n, channels] float32; give the last one to `denormalise`.
+
+    Raises:
+        ValueError: There are no voxels, or not as many samples of tokens as of voxels.
+    """
+    if not len(voxels):
+        raise ValueError("No voxel is occupied, so there is nothing to sample: Stage 1 found no person.")
+    if len(condition) != voxels.batch:
+        raise ValueError(f"{len(condition)} samples of image tokens for {voxels.batch} samples of voxels.")
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.randn(len(voxels), flow.config.channels, generator=generator).to(voxels.coords.device)
+    # The unconditional tokens are all zero. Equal tokens attend as one, so one of them will do.
+    projected = {True: flow.project(condition), False: flow.project(torch.zeros_like(condition[:, :1]))}
+
+    def velocity(state: Tensor, time: float, conditional: bool) -> Tensor:
+        times = torch.tensor([time], dtype=torch.float32, device=state.device)
+        return flow(SparseTensor(state, voxels), times, projected[conditional]).feats
+
+    yield from sample_flow(velocity, noise, config)
+
+
+def denormalise(feats: Tensor, normalisation: SlatNormalisation) -> Tensor:
+    """Turn sampled latents [n, channels] into those the decoders expect."""
+    return feats * feats.new_tensor(normalisation.std) + feats.new_tensor(normalisation.mean)
+
+
+def normalise(feats: Tensor, normalisation: SlatNormalisation) -> Tensor:
+    """Undo `denormalise`, for training."""
+    return (feats - feats.new_tensor(normalisation.mean)) / feats.new_tensor(normalisation.std)
