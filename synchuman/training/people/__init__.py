@@ -1,0 +1,1 @@
+"""Clothed people made by code: the training data of `mini`, reproducible from seeds."""

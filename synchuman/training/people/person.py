@@ -1,0 +1,267 @@
+"""One clothed person from a seed: body, pose, outfit, hair and materials."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from synchuman.training.people import hair as heads
+from synchuman.training.people.body import Body, load_body
+from synchuman.training.people.cages import Cage, body_cages, triangulate
+from synchuman.training.people.fabrics import HAIR_TONES, SKIN_TONES, Material
+from synchuman.training.people.outfits import Outfit, draw_outfit
+from synchuman.training.people.poses import HARD_POSES, Pose, collides, draw_pose, joint_rotations
+from synchuman.training.people.tailor import Fitting, Part, covers, nearest_on_trunk
+
+BODY_FILE = Path("training-data/body.npz")
+FIRST_EVALUATION_SEED = 10_000_000
+HIDE_MARGIN = 0.045
+
+
+@dataclass
+class Person:
+    """A clothed person as one triangle mesh.
+
+    Attributes:
+        vertices: [V, 3] metres, z up, facing about -y.
+        triangles: [F, 3] int32.
+        reference: [V, 3] texture coordinates: positions on the reference body.
+        identity: [V] index of each vertex's material.
+        materials: The materials.
+        pose, outfit, phenotypes: What was drawn.
+    """
+
+    vertices: Tensor
+    triangles: Tensor
+    reference: Tensor
+    identity: Tensor
+    materials: list[Material]
+    pose: Pose
+    outfit: Outfit
+    phenotypes: dict[str, float]
+
+
+@dataclass
+class Studio:
+    """What all people of one device share: the body, its cages and index tables."""
+
+    body: Body
+    cages: dict[str, Cage]
+    skirt_neighbours: Tensor
+    reference: np.ndarray
+
+
+@lru_cache(maxsize=2)
+def open_studio(path: Path = BODY_FILE, device: str = "cpu") -> Studio:
+    """Load the body and build the cages once for each device (a few seconds)."""
+    body = load_body(path, device)
+    cages = body_cages(body)
+    return Studio(body, cages, nearest_on_trunk(cages), body.reference.cpu().numpy())
+
+
+def draw_phenotypes(rng: np.random.Generator) -> dict[str, float]:
+    """Body shape; about one person in five is a child."""
+    age = float(rng.uniform(0.17, 0.6) if rng.random() < 0.2 else rng.uniform(0.6, 1.0))
+    race = rng.dirichlet([0.7, 0.7, 0.7])
+    return {
+        "gender": float(rng.beta(0.35, 0.35)),
+        "age": age,
+        "muscle": float(rng.uniform(0.25, 0.8)),
+        "weight": float(np.clip(rng.normal(0.5, 0.17), 0.12, 0.95)),
+        "height": float(rng.uniform(0.2, 0.8)),
+        "proportions": float(rng.uniform(0.2, 0.8)),
+        "cupsize": float(rng.uniform(0.2, 0.75)),
+        "firmness": float(rng.uniform(0.4, 0.8)),
+        "african": float(race[0]),
+        "asian": float(race[1]),
+        "caucasian": float(race[2]),
+    }
+
+
+def reserved(pose: Pose, outfit: Outfit) -> bool:
+    """Whether a combination belongs to the evaluation seeds alone.
+
+    Training never sees: dresses, skirts and robes in lunges or kneeling; checked or dotted jackets and coats;
+    raised arms together with wide sleeves; backpacks on people who sit.
+    """
+    kinds = {garment.material.kind for garment in outfit.garments if garment.name in ("jacket", "coat")}
+    return (
+        (outfit.name in ("dress", "skirt", "robe") and pose.family in ("lunge", "kneel"))
+        or bool(kinds & {"checks", "dots"})
+        or (outfit.name == "robe" and pose.family in ("raised", "wave"))
+        or (outfit.bag == "backpack" and pose.family == "sit")
+    )
+
+
+def draw_description(seed: int) -> tuple[dict[str, float], Pose, Outfit, np.random.Generator]:
+    """Draw who, how and in what; evaluation seeds take half of their people from the reserved combinations."""
+    rng = np.random.default_rng(seed)
+    wants_reserved = seed >= FIRST_EVALUATION_SEED and rng.random() < 0.5
+    phenotypes = draw_phenotypes(rng)
+    while True:
+        pose = draw_pose(rng)
+        outfit = draw_outfit(rng, phenotypes["gender"] > 0.5, phenotypes["age"] < 0.5)
+        if reserved(pose, outfit) == wants_reserved:
+            break
+    if outfit.name in ("gown", "coat", "robe") and pose.family in HARD_POSES:
+        # An open coat would show legs it cannot drape over.
+        outfit.garments = [
+            replace(g, opening=0.0) if g.name in ("coat", "skirt") else g for g in outfit.garments
+        ]
+    return phenotypes, pose, outfit, rng
+
+
+def skin_materials(rng: np.random.Generator, masculine: bool, hair_tone: tuple[float, ...]) -> list[Material]:
+    """Materials of skin and eyes; all skin tones are equally likely."""
+    tone = np.asarray(SKIN_TONES[int(rng.integers(len(SKIN_TONES)))]) * rng.uniform(0.93, 1.05)
+    dark = np.minimum(np.asarray(hair_tone) * 0.8, tone * 0.6)
+    lips = (
+        tone * [0.93, 0.66, 0.66] if masculine else tone * rng.uniform([0.75, 0.4, 0.42], [0.95, 0.65, 0.66])
+    )
+    beard = float(rng.uniform(0.25, 0.95)) if masculine and rng.random() < 0.35 else 0.0
+    iris = ((0.12, 0.07, 0.04), (0.2, 0.13, 0.07), (0.25, 0.35, 0.45), (0.25, 0.33, 0.2))[
+        int(rng.choice(4, p=[0.5, 0.25, 0.15, 0.1]))
+    ]
+    three = tuple(tuple(float(v) for v in colour) for colour in (tone, dark, lips))
+    return [
+        Material("skin", three, frequency=beard, offset=float(rng.random()), gloss=0.1),  # type: ignore[arg-type]
+        Material("eye", (iris,), gloss=0.3),
+    ]
+
+
+def make_person(seed: int, device: str = "cpu", body_file: Path = BODY_FILE) -> Person:
+    """Make the person of a seed. Seeds from 10,000,000 on are for evaluation only (see `reserved`)."""
+    studio = open_studio(body_file, device)
+    body = studio.body
+    phenotypes, pose, outfit, rng = draw_description(seed)
+    rest, joints = body.rest_shape(phenotypes)
+    for _ in range(12):
+        transforms = body.bone_transforms(joints, joint_rotations(pose, body, joints))
+        posed_joints = (transforms[..., :3] @ joints[..., None])[..., 0] + transforms[..., 3]
+        if not collides(posed_joints.cpu().numpy(), body, joints.cpu().numpy()):
+            break
+        pose = draw_pose(rng, pose.family)
+    posed = body.skin(rest, transforms)
+    tone = outfit.hair_material.colours[0] if outfit.hair_material else HAIR_TONES[0]
+    materials = skin_materials(rng, phenotypes["gender"] <= 0.5 and phenotypes["age"] > 0.6, tone)
+    parts = dress(studio, outfit, posed, rest, transforms, materials, rng)
+    counts = np.cumsum([0] + [len(part.vertices) for part in parts])
+    return Person(
+        vertices=torch.cat([part.vertices for part in parts]),
+        triangles=torch.cat([part.triangles + int(start) for part, start in zip(parts, counts)]),
+        reference=torch.cat([part.reference for part in parts]),
+        identity=torch.cat([torch.full((len(p.vertices),), p.material, device=posed.device) for p in parts]),
+        materials=materials,
+        pose=pose,
+        outfit=outfit,
+        phenotypes=phenotypes,
+    )
+
+
+def dress(
+    studio: Studio,
+    outfit: Outfit,
+    posed: Tensor,
+    rest: Tensor,
+    transforms: Tensor,
+    materials: list[Material],
+    rng: np.random.Generator,
+) -> list[Part]:
+    """All parts of a person; appends the materials it uses to `materials` (skin and eyes are there already)."""
+    body, cages = studio.body, studio.cages
+    device = posed.device
+    parts: list[Part] = []
+    hidden = np.zeros(len(posed), bool)
+    fitting = Fitting(cages, posed, studio.skirt_neighbours)
+
+    def use(material: Material | None) -> int:
+        materials.append(material or Material("plain", ((0.2, 0.2, 0.2),)))
+        return len(materials) - 1
+
+    for order, garment in enumerate(outfit.garments):
+        cage = cages[garment.cage]
+        reference = cage.reference.cpu().numpy()
+        keep = covers(garment, cage.regions, reference)
+        vertices = fitting.lay(garment, keep, float(rng.random()))
+        for outer in outfit.garments[order + 1 :]:
+            if not (outer.cage == "skirt" and outer.opening > 0):
+                keep = keep & ~covers(outer, cage.regions, reference, 0.06)
+        if not (garment.cage == "skirt" and garment.opening > 0):
+            hidden |= covers(garment, body.regions, studio.reference, HIDE_MARGIN)
+        triangles = torch.from_numpy(cage.triangles(keep)).to(device)
+        parts.append(Part(vertices, triangles, cage.reference, use(garment.material)))
+    if outfit.shoe_material is not None:
+        parts.append(shoe_part(cages["feet"], posed, outfit.shoe_height, use(outfit.shoe_material)))
+        hidden |= body.regions["leg"] > outfit.shoe_height + 0.05
+    offset = float(rng.random())
+    if outfit.hair != "bald":
+        index = use(outfit.hair_material)
+        parts.append(heads.scalp_part(cages["scalp"], posed, outfit.hair, offset, index))
+        if outfit.hair in heads.LONG_STYLES:
+            behind = bool(rng.random() < 0.5)
+            parts.append(heads.hanging_part(cages["hair"], posed, outfit.hair, offset, index, behind))
+    parts += carried_parts(studio, outfit, rest, posed, transforms, use)
+    skin = triangulate(body.quads["body"])
+    eyes = triangulate(np.concatenate([body.quads["eye_left"], body.quads["eye_right"]]))
+    for material, triangles in ((0, skin[~hidden[skin].all(1)]), (1, eyes)):
+        parts.append(Part(posed, torch.from_numpy(triangles).to(device), body.reference, material))
+    return parts
+
+
+def shoe_part(cage: Cage, posed: Tensor, height: float, material: int) -> Part:
+    """A shoe or boot over the toes, reaching up the leg to `height` (2 is the ankle)."""
+    from synchuman.training.render import vertex_normals
+
+    base = cage.loose @ posed[cage.index]
+    everything = torch.from_numpy(cage.triangles(np.ones(len(base), bool))).to(base.device)
+    vertices = base + vertex_normals(base, everything) * 0.011
+    triangles = torch.from_numpy(cage.triangles(cage.regions["leg"] > height)).to(base.device)
+    return Part(vertices, triangles, cage.reference, material)
+
+
+def carried_parts(
+    studio: Studio, outfit: Outfit, rest: Tensor, posed: Tensor, transforms: Tensor, use
+) -> list[Part]:  # type: ignore[no-untyped-def]
+    """Hat, bun, glasses and bag."""
+    body = studio.body
+    parts: list[Part] = []
+
+    def carry(
+        pieces: list[tuple[np.ndarray, np.ndarray]], bone: str, region: np.ndarray, material: int
+    ) -> None:
+        rows = torch.from_numpy(np.flatnonzero(region)).to(rest.device)
+        transform = transforms[body.index(bone)]
+        parts.extend(
+            heads.rigid_part(p, body.reference[rows], rest[rows], transform, material) for p in pieces
+        )
+
+    is_body = np.zeros(len(rest), bool)
+    is_body[np.unique(body.quads["body"])] = True
+    head = is_body & (body.regions["head"] > 0.9)
+    trunk = (
+        is_body & (body.regions["arm"] < -0.9) & (body.regions["leg"] < -0.9) & (body.regions["height"] < 1)
+    )
+    if outfit.hat:
+        index = use(outfit.hat_material)
+        parts.append(heads.hat_cap(studio.cages["scalp"], posed, outfit.hat, index))
+        if outfit.hat != "beanie":
+            carry([heads.brim(outfit.hat)], "head", head, index)
+    elif outfit.hair == "bun":
+        carry(
+            [heads.ellipsoid((0.0, 0.075, 0.985), (0.042, 0.042, 0.042))],
+            "head",
+            head,
+            use(outfit.hair_material),
+        )
+    if outfit.glasses:
+        carry(heads.glasses(), "head", head, use(Material("plain", ((0.05, 0.05, 0.06),), gloss=0.3)))
+        if outfit.glasses == "dark":
+            carry(heads.lenses(), "head", head, use(Material("plain", ((0.06, 0.05, 0.05),), gloss=0.5)))
+    if outfit.bag:
+        carry(heads.bag(outfit.bag), "spine02", trunk, use(outfit.bag_material))
+    return parts

@@ -1,0 +1,163 @@
+"""Tailoring: garments cut from the cages of a posed body, laid over each other, with folds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from synchuman.training.people.cages import Cage
+from synchuman.training.people.noise import noise
+from synchuman.training.people.outfits import Garment
+from synchuman.training.render import vertex_normals
+
+LAYER_GAP = 0.0035
+# On the reference body: height of the hip joints, metres of height per unit of the `leg` coordinate, skirt's waist.
+HIP_HEIGHT, LEG_UNIT, SKIRT_TOP = 0.158, 0.45, 0.25
+
+
+@dataclass
+class Part:
+    """A coloured piece of a person.
+
+    Attributes:
+        vertices: [V, 3] posed, metres.
+        triangles: [F, 3] int32.
+        reference: [V, 3] where the vertices lie on the reference body; textures live there.
+        material: Index into the person's materials.
+    """
+
+    vertices: Tensor
+    triangles: Tensor
+    reference: Tensor
+    material: int
+
+
+def covers(
+    garment: Garment, regions: dict[str, np.ndarray], reference: np.ndarray, margin: float = 0.0
+) -> np.ndarray:
+    """Which vertices a garment covers: [N] bool; `margin` shrinks the covered part at every hem (region units)."""
+    arm, leg, height = regions["arm"], regions["leg"], regions["height"]
+    front = reference[:, 1] < 0.0
+    vee = garment.neckline * np.clip(1 - np.abs(reference[:, 0]) / 0.1, 0, 1) * front
+    trunk = (
+        (arm < 0.0) & (leg < 0.0) & (height > garment.low + margin) & (height < garment.high - vee - margin)
+    )
+    on_arm = (arm >= 0.0) & (arm < garment.sleeve - 2 * margin) & (garment.sleeve > 0)
+    if garment.sleeve > 0:
+        trunk |= (arm >= 0.0) & (arm < garment.sleeve - 2 * margin)
+    elif garment.cage == "tights" and garment.cuff < 0:
+        trunk &= arm < -0.5
+    on_leg = (leg >= 0.0) & (leg < garment.cuff - 2 * margin)
+    if garment.cage == "skirt":
+        hem = HIP_HEIGHT - LEG_UNIT * garment.cuff
+        on_leg = (arm < 0.0) & (height < SKIRT_TOP - margin) & (reference[:, 2] > hem + margin)
+        trunk = np.zeros_like(on_leg)
+    elif garment.low > -5 and garment.cuff < 0:
+        # A hem below the hips runs over the upper thighs as well.
+        trunk |= (
+            (leg >= 0.0)
+            & (leg < 0.2)
+            & (arm < 0.0)
+            & (height > garment.low + margin)
+            & (height < garment.high)
+        )
+    result = trunk | on_arm | on_leg
+    if garment.opening > 0:
+        result &= ~(front & (np.abs(reference[:, 0]) < garment.opening + margin) & (arm < 0.5))
+    return result
+
+
+def fold_field(garment: Garment, cage: Cage, offset: float) -> Tensor:
+    """Height [N] of a garment's wrinkles: sharp creases across bent joints, long soft folds elsewhere."""
+    x = cage.reference
+    regions = cage.regions
+    soft = noise(x, (9.0, 9.0, 6.0), offset)[:, 0]
+    across = 1 - noise(x, (10.0, 10.0, 26.0), offset + 0.3)[:, 1].abs().clamp(max=1.5)
+    near = np.zeros(len(regions["arm"]))
+    for name, joints in (("arm", (0.05, 1.0, 1.85)), ("leg", (0.05, 1.0, 1.9))):
+        for joint in joints:
+            near = np.maximum(near, np.exp(-(((regions[name] - joint) / 0.22) ** 2)))
+    waist = np.exp(-(((regions["height"] - 0.25) / 0.14) ** 2)) * (regions["arm"] < 0) * 0.7
+    crease = torch.from_numpy(np.maximum(near, waist)).to(x)
+    height = garment.folds * (0.5 * soft + across * (0.3 + 1.2 * crease))
+    if garment.pleats > 0:
+        angle = torch.atan2(x[:, 1], x[:, 0])
+        ramp = ((HIP_HEIGHT - x[:, 2]) / LEG_UNIT / 1.2).clamp(0, 1)
+        wander = 0.6 * noise(x, (4.0, 4.0, 1.5), offset + 0.6)[:, 2]
+        height = 0.4 * height + 1.6 * garment.folds * ramp * torch.sin(
+            garment.pleats * angle + wander + offset * 6
+        )
+    return height
+
+
+class Fitting:
+    """Lays garments over one posed body, each outside those laid before it."""
+
+    def __init__(self, cages: dict[str, Cage], posed: Tensor, skirt_neighbours: Tensor) -> None:
+        self.cages = cages
+        self.skirt_neighbours = skirt_neighbours
+        self.base: dict[str, Tensor] = {}
+        self.loose: dict[str, Tensor] = {}
+        self.normals: dict[str, Tensor] = {}
+        self.outermost: dict[str, Tensor] = {}
+        self.covered: dict[str, Tensor] = {}
+        for name in ("tights", "skirt"):
+            cage = cages[name]
+            self.base[name] = cage.fine @ posed[cage.index]
+            self.loose[name] = cage.loose @ posed[cage.index]
+            triangles = torch.from_numpy(cage.triangles(np.ones(len(cage.reference), bool))).to(posed.device)
+            self.normals[name] = vertex_normals(self.base[name], triangles)
+            self.outermost[name] = self.base[name].clone()
+            self.covered[name] = torch.zeros(len(cage.reference), dtype=torch.bool, device=posed.device)
+
+    def lay(self, garment: Garment, keep: np.ndarray, offset: float) -> Tensor:
+        """Posed vertices [N, 3] of a garment on its whole cage; what it covers pushes later garments out."""
+        cage, name = self.cages[garment.cage], garment.cage
+        normals, base = self.normals[name], self.base[name]
+        regions = cage.regions
+        end = garment.sleeve if garment.sleeve > 0 else 9.0
+        along_leg = (HIP_HEIGHT - cage.reference[:, 2]) / LEG_UNIT
+        ramp = np.clip(regions["arm"] / max(end, 0.5), 0, 1) ** 1.5
+        sleeve_ramp = torch.from_numpy(ramp * (regions["arm"] > 0)).to(base)
+        leg_ramp = (along_leg / max(garment.cuff, 0.5)).clamp(0, 1) * (sleeve_ramp == 0) * (garment.cuff > 0)
+        distance = garment.thickness + fold_field(garment, cage, offset)
+        distance = distance + garment.flare * torch.maximum(sleeve_ramp, leg_ramp)
+        vertices = base + (self.loose[name] - base) * min(garment.looseness, 1.0)
+        inward = ((vertices - base) * normals).sum(1).clamp(max=0.0)
+        vertices = vertices + normals * (distance.clamp(min=LAYER_GAP) - inward)[:, None]
+        if garment.droop > 0:
+            under = (-normals[:, 2]).clamp(min=0) * sleeve_ramp
+            vertices = vertices - torch.stack([under * 0, under * 0, under * garment.droop], dim=1)
+        vertices = self._outside(vertices, garment)
+        mask = torch.from_numpy(keep).to(base.device)
+        self.outermost[name] = torch.where(mask[:, None], vertices, self.outermost[name])
+        self.covered[name] |= mask
+        return vertices
+
+    def _outside(self, vertices: Tensor, garment: Garment) -> Tensor:
+        """Push vertices out to LAYER_GAP beyond what already lies there."""
+        name = garment.cage
+        gap = ((vertices - self.outermost[name]) * self.normals[name]).sum(1)
+        push = (LAYER_GAP - gap).clamp(min=0) * self.covered[name]
+        vertices = vertices + self.normals[name] * push[:, None]
+        if name == "skirt":
+            # At waist and hips the skirt must also clear what is worn on the trunk there.
+            near = self.skirt_neighbours
+            normals = self.normals["tights"][near]
+            gap = ((vertices - self.outermost["tights"][near]) * normals).sum(1)
+            high = torch.from_numpy(self.cages["skirt"].regions["height"] > -0.25).to(vertices.device)
+            push = (LAYER_GAP - gap).clamp(min=0, max=0.06) * high
+            vertices = vertices + normals * push[:, None]
+        return vertices
+
+
+def nearest_on_trunk(cages: dict[str, Cage]) -> Tensor:
+    """For each skirt vertex the nearest vertex of the tights on the reference body: [N] indices."""
+    from scipy.spatial import cKDTree
+
+    tree = cKDTree(cages["tights"].reference.cpu().numpy())
+    _, near = tree.query(cages["skirt"].reference.cpu().numpy())
+    return torch.from_numpy(near.astype(np.int64)).to(cages["skirt"].reference.device)

@@ -1,0 +1,134 @@
+"""The five stored views of a person: colour, normals and coverage, as the networks see them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from synchuman.training.people.fabrics import colours
+from synchuman.training.people.person import Person
+from synchuman.training.render import Hits, rasterize, surface_voxels, vertex_normals
+from synchuman.views import BACK, FACE, FACE_COLUMNS, FACE_ROWS, FRONT, LEFT, NUM_VIEWS, RIGHT
+
+VOXELS = 64
+SUPERSAMPLING = 2
+
+
+@dataclass
+class Scene:
+    """A person placed in the unit cube.
+
+    Attributes:
+        person: The person; `vertices` below replace its own.
+        vertices: [V, 3] in the cube: bounding box centred, longest front-view side 1.
+        normals: [V, 3] unit normals.
+        occlusion: [V] share of ambient light that reaches the vertex, 0 to 1.
+        occupancy: [64, 64, 64] bool, voxels the surface touches.
+        triangles: [F, 3] int32.
+    """
+
+    person: Person
+    vertices: Tensor
+    normals: Tensor
+    occlusion: Tensor
+    occupancy: Tensor
+    triangles: Tensor
+
+
+def place(person: Person) -> Scene:
+    """Scale and centre a person as the method frames people, and compute what shading needs."""
+    used = torch.unique(person.triangles.long())
+    seen = person.vertices[used]
+    low, high = seen.amin(0), seen.amax(0)
+    extent = torch.maximum(high[0] - low[0], high[2] - low[2])
+    vertices = (person.vertices - (low + high) / 2) / extent
+    normals = vertex_normals(vertices, person.triangles)
+    occupancy = surface_voxels(vertices, person.triangles, VOXELS)
+    return Scene(
+        person, vertices, normals, ambient(occupancy, vertices, normals), occupancy, person.triangles
+    )
+
+
+def ambient(occupancy: Tensor, vertices: Tensor, normals: Tensor) -> Tensor:
+    """Ambient light [V] at each vertex: how empty the grid is in front of it, near by and farther away."""
+    grid = occupancy.float()[None, None]
+    light = torch.ones(len(vertices), device=vertices.device)
+    for width, reach, strength in ((5, 0.045, 0.9), (11, 0.09, 1.3)):
+        blurred = torch.nn.functional.avg_pool3d(grid, width, 1, width // 2, count_include_pad=True)
+        at = (vertices + normals * reach) * 2
+        sampled = torch.nn.functional.grid_sample(
+            blurred, at.flip(1)[None, :, None, None], align_corners=False
+        )
+        light = light - strength * sampled[0, 0, :, 0, 0]
+    return light.clamp(0.25, 1.0)
+
+
+def body_hits(scene: Scene, side: int) -> list[Hits | None]:
+    """What the five views see at `side` pixels, in stored order; two rasterisations serve two views each."""
+    v = scene.vertices
+    row = (0.5 - v[:, 2]) * side
+    hits: list[Hits | None] = [None] * NUM_VIEWS
+    front = torch.stack([(v[:, 0] + 0.5) * side, row, -v[:, 1]], dim=1)
+    hits[FRONT], hits[BACK] = rasterize(front, scene.triangles, side, side, both=True)
+    right = torch.stack([(v[:, 1] + 0.5) * side, row, v[:, 0]], dim=1)
+    hits[RIGHT], hits[LEFT] = rasterize(right, scene.triangles, side, side, both=True)
+    zoom_columns = side / (FACE_COLUMNS[1] - FACE_COLUMNS[0])
+    zoom_rows = side / (FACE_ROWS[1] - FACE_ROWS[0])
+    face = torch.stack(
+        [
+            (v[:, 0] + 0.5 - FACE_COLUMNS[0]) * zoom_columns,
+            (0.5 - v[:, 2] - FACE_ROWS[0]) * zoom_rows,
+            -v[:, 1],
+        ],
+        dim=1,
+    )
+    hits[FACE] = rasterize(face, scene.triangles, side, side)[0]
+    return hits
+
+
+TOWARD = ((0.0, -1.0, 0.0), (1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (-1.0, 0.0, 0.0), (0.0, -1.0, 0.0))
+
+
+def facing(normals: Tensor, toward: Tensor) -> Tensor:
+    """Unit normals turned to the camera's side (the inside of a sleeve faces whoever sees it)."""
+    normals = torch.nn.functional.normalize(normals, dim=1)
+    return torch.where((normals * toward).sum(1, keepdim=True) < 0, -normals, normals)
+
+
+def render_views(scene: Scene, size: int, gain: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Render the five views.
+
+    Args:
+        scene: The placed person.
+        size: Pixels a side.
+        gain: [3] exposure and white balance, the same as the photo's, so that views match its colours.
+
+    Returns:
+        Colours and normals, uint8 [5, size, size, 3], white where there is nobody. Normal images hold
+        (n_x, n_z, -n_y) in the front camera's frame for all views.
+    """
+    side = size * SUPERSAMPLING
+    person = scene.person
+    views = [hits for hits in body_hits(scene, side) if hits is not None]
+    counts = [len(hits.pixels) for hits in views]
+    triangles = scene.triangles.long()
+    toward = torch.cat([scene.vertices.new_tensor(TOWARD[i]).expand(n, 3) for i, n in enumerate(counts)])
+    reference = torch.cat([hits.interpolate(person.reference, triangles) for hits in views])
+    normals = facing(torch.cat([hits.interpolate(scene.normals, triangles) for hits in views]), toward)
+    light = torch.cat([hits.interpolate(scene.occlusion[:, None], triangles) for hits in views])
+    identity = torch.cat([person.identity[triangles[hits.faces, 0]] for hits in views])
+    albedo = colours(person.materials, identity, reference)
+    shade = light * (0.86 + 0.14 * normals[:, 2:3])
+    lit = (albedo * shade * gain).clamp(0, 1)
+    packed = torch.cat(
+        [lit, torch.stack([normals[:, 0], normals[:, 2], -normals[:, 1]], dim=1) * 0.5 + 0.5], dim=1
+    )
+    canvas = torch.ones(NUM_VIEWS, side * side, 6, device=packed.device)
+    for view, (hits, values) in enumerate(zip(views, packed.split(counts))):
+        canvas[view, hits.pixels] = values
+    shrunk = canvas.view(NUM_VIEWS, size, SUPERSAMPLING, size, SUPERSAMPLING, 6).mean((2, 4))
+    images = (shrunk * 255 + 0.5).clamp(0, 255).to(torch.uint8).cpu().numpy()
+    return images[..., :3], images[..., 3:]
