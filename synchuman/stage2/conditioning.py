@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from synchuman.stage1.conditioning import IMAGENET_MEAN, IMAGENET_STD
 from synchuman.stage2.config import ViewTokensConfig
 from synchuman.stage2.view_tokens import ViewTokens
 from synchuman.views import FACE, FACE_COLUMNS, FACE_ROWS, NUM_BODY_VIEWS, NUM_VIEWS
@@ -18,8 +19,6 @@ from synchuman.views import FACE, FACE_COLUMNS, FACE_ROWS, NUM_BODY_VIEWS, NUM_V
 if TYPE_CHECKING:
     from transformers import Dinov2WithRegistersModel
 
-IMAGE_MEAN = (0.485, 0.456, 0.406)
-IMAGE_STD = (0.229, 0.224, 0.225)
 FACE_SIDE = 512  # rows and columns of the face in the canvas
 
 # Normalised images [n, 3, h, w] to one token map [n, rows, columns, width] per layer.
@@ -67,8 +66,8 @@ def face_canvas(images: np.ndarray) -> Tensor:
 def encoder_input(images: Tensor, size: int) -> Tensor:
     """Resize images [n, 3, s, s] in [0, 1] bilinearly and normalise them as the encoder was trained."""
     images = F.interpolate(images, size=(size, size), mode="bilinear")
-    mean = images.new_tensor(IMAGE_MEAN)[:, None, None]
-    return (images - mean) / images.new_tensor(IMAGE_STD)[:, None, None]
+    mean = images.new_tensor(IMAGENET_MEAN)[:, None, None]
+    return (images - mean) / images.new_tensor(IMAGENET_STD)[:, None, None]
 
 
 def layer_maps(encoder: Dinov2WithRegistersModel, layers: Sequence[int]) -> LayerMaps:

@@ -79,7 +79,6 @@ class MeshDecoderConfig:
     trunk: DecoderTrunkConfig = field(default_factory=DecoderTrunkConfig)
     widths: tuple[int, ...] = (192, 96)  # per subdivision
     norm_groups: int = 32
-    sdf_bias: float | None = None  # added to the signed distances by the extractor; None: the extractor's own
 
     @property
     def resolution(self) -> int:
@@ -145,6 +144,35 @@ class SlatSamplerConfig:
     guidance: float = 6.0  # 1 = off
     guidance_from: float = 0.5  # guided where guidance_from <= t <= guidance_to
     guidance_to: float = 1.0
+
+    def __post_init__(self) -> None:
+        _require(self.steps >= 1 and self.rescale > 0, "slat sampler: steps and rescale must be positive")
+        _require(
+            self.guidance_from <= self.guidance_to, "slat sampler: guidance_from must not exceed guidance_to"
+        )
+
+
+@dataclass(frozen=True)
+class Stage2Config:
+    """Everything that tells one Stage 2 variant from another, weights aside."""
+
+    flow: SlatFlowConfig = field(default_factory=SlatFlowConfig)
+    views: ViewTokensConfig = field(default_factory=ViewTokensConfig)
+    mesh_decoder: MeshDecoderConfig = field(default_factory=MeshDecoderConfig)
+    gaussian_decoder: GaussianDecoderConfig = field(default_factory=GaussianDecoderConfig)
+    normalisation: SlatNormalisation = field(default_factory=SlatNormalisation)
+    sampler: SlatSamplerConfig = field(default_factory=SlatSamplerConfig)
+
+    def __post_init__(self) -> None:
+        trunks = (self.mesh_decoder.trunk, self.gaussian_decoder.trunk)
+        for name in ("resolution", "channels"):
+            wanted = getattr(self.flow, name)
+            _require(
+                all(getattr(trunk, name) == wanted for trunk in trunks), f"flow and decoders differ in {name}"
+            )
+        _require(
+            len(self.normalisation.mean) == self.flow.channels, "slat normalisation: one value per channel"
+        )
 
 
 def _require(condition: bool, message: str) -> None:

@@ -9,10 +9,12 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from synchuman.nn.flow import TIMES_PER_UNIT, euler_step, flow_times, guide
 from synchuman.nn.sparse_tensor import SparseTensor, Voxels
+from synchuman.stage1.sampler import guide, schedule
 from synchuman.stage2.config import SlatNormalisation, SlatSamplerConfig
 from synchuman.stage2.slat_flow import SlatFlow
+
+TIMES_PER_UNIT = 1000.0  # the flow gets t times this
 
 # Velocity of a state at a time in 0 to 1000, with the condition or without.
 Velocity = Callable[[Tensor, float, bool], Tensor]
@@ -36,12 +38,12 @@ class FlowStep:
 def sample_flow(velocity: Velocity, noise: Tensor, config: SlatSamplerConfig) -> Iterator[FlowStep]:
     """Integrate a velocity from noise, guided in an interval of times (Kynkäänniemi et al. 2024)."""
     state = noise
-    times = flow_times(config.steps, config.rescale)
+    times = schedule(config.steps, config.rescale)
     for step, (time, next_time) in enumerate(pairwise(times), start=1):
         direction = velocity(state, TIMES_PER_UNIT * time, True)
         if config.guidance != 1 and config.guidance_from <= time <= config.guidance_to:
-            direction = guide(direction, velocity(state, TIMES_PER_UNIT * time, False), config.guidance)
-        state = euler_step(state, direction, time, next_time)
+            direction = guide(velocity(state, TIMES_PER_UNIT * time, False), direction, config.guidance)
+        state = state - (time - next_time) * direction
         yield FlowStep(step, config.steps, state)
 
 
