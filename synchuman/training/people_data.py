@@ -7,15 +7,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
+
+
+KEYS = ("colors", "normals", "structure", "canvas", "face", "token")
 
 
 class People:
     """Generated people from shards, all in memory as uint8.
 
     Args:
-        folder: Folder of `*.safetensors` shards as `synchuman.training.people.generate` writes them.
+        folder: Folder of `people-*.npz` shards as `synchuman.training.people.generate` writes them.
         limit: Read at most that many people.
 
     Raises:
@@ -23,7 +25,7 @@ class People:
     """
 
     def __init__(self, folder: Path, limit: int | None = None) -> None:
-        shards = sorted(folder.glob("*.safetensors"))
+        shards = sorted(folder.glob("people-*.npz"))
         if not shards:
             raise FileNotFoundError(
                 f"No people in {folder}: run `python -m synchuman.training.people.generate --out {folder}`."
@@ -31,10 +33,10 @@ class People:
         parts: dict[str, list[Tensor]] = {}
         count = 0
         for shard in shards:
-            tensors = load_file(shard)
-            for key, value in tensors.items():
-                parts.setdefault(key, []).append(value)
-            count += len(tensors["colors"])
+            with np.load(shard) as arrays:
+                for key in KEYS:
+                    parts.setdefault(key, []).append(torch.from_numpy(arrays[key]))
+            count += len(parts["colors"][-1])
             if limit is not None and count >= limit:
                 break
         self.tensors = {key: torch.cat(values)[:limit] for key, values in parts.items()}

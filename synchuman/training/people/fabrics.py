@@ -45,7 +45,7 @@ PATTERNS = (
     "knit",
     "gradient",
 )
-PATTERN_SHARES = (0.34, 0.10, 0.05, 0.10, 0.05, 0.08, 0.09, 0.09, 0.06, 0.04)
+PATTERN_SHARES = (0.46, 0.08, 0.04, 0.08, 0.03, 0.05, 0.08, 0.08, 0.07, 0.03)
 
 
 @dataclass(frozen=True)
@@ -142,6 +142,9 @@ def cloth(material: Material, x: Tensor, fields: Tensor) -> Tensor:
         base = base * (1 + 0.35 * worn[:, None] + 0.09 * fields[:, 1:2])
     elif kind == "knit":
         base = base * (0.88 + 0.16 * band(x[:, 0] * 90 + x[:, 1] * 60, 0.5, 0.15))[:, None]
+    elif kind == "shoe":
+        base = mix(base, b, torch.sigmoid((SOLE - x[:, 2]) / 0.0015))
+        base = mix(base, 0.6 * a + 0.3 * b, disc(x[:, 1] * 0 + 0.9 * (x[:, 1] + 0.09) / 0.05, (x[:, 0].abs() - 0.2) / 0.02) * 0.6)
     elif kind == "gradient":
         base = mix(a, b, torch.sigmoid((x[:, 2] - 0.2 + 0.3 * shift) * 6))
     if material.placket:
@@ -155,8 +158,8 @@ def cloth(material: Material, x: Tensor, fields: Tensor) -> Tensor:
 
 def hair(material: Material, x: Tensor, fields: Tensor) -> Tensor:
     """Colours [N, 3] of hair: streaks that run down."""
-    streaks = noise(x, (150.0, 150.0, 12.0), material.offset)[:, :1] * 0.2 + fields[:, :1] * 0.08
-    return x.new_tensor(material.colours[0]) * (1 + streaks) + 0.015 * streaks
+    streaks = noise(x, (150.0, 150.0, 12.0), material.offset)[:, :1] * 0.13 + fields[:, :1] * 0.04
+    return x.new_tensor(material.colours[0]) * (1 + streaks.clamp(-0.3, 0.3)) + 0.02 * streaks
 
 
 def eye(material: Material, x: Tensor) -> Tensor:
@@ -209,6 +212,7 @@ def skin(material: Material, x: Tensor, fields: Tensor) -> Tensor:
     return base
 
 
+SOLE = -0.822
 FACE_PLANE, BEARD_PLANE = -0.1, -0.05
 BROW, CHEEK, NOSE, MOUTH = 0.922, 0.868, 0.864, 0.831
 

@@ -22,7 +22,7 @@ import numpy as np
 from synchuman.training.people.person import BODY_FILE
 
 LOGGER = logging.getLogger(__name__)
-SHARD = 256
+SHARD = 128
 
 
 def shard_path(out: Path, first: int, count: int, size: int) -> Path:

@@ -62,7 +62,7 @@ def hanging_part(cage: Cage, posed: Tensor, style: str, offset: float, material:
     x = cage.reference
     x_np = x.cpu().numpy()
     end = BOB_END if style == "bob" else LONG_END
-    ragged = 0.02 * noise(x, 30.0, offset)[:, 0].cpu().numpy()
+    ragged = 0.012 * noise(x, 40.0, offset)[:, 0].cpu().numpy()
     keep = x_np[:, 2] > end + ragged
     keep &= ~((x_np[:, 1] < -0.075) & (np.abs(x_np[:, 0]) < 0.075) & (x_np[:, 2] > 0.70))
     keep &= x_np[:, 2] < 0.985
@@ -72,7 +72,7 @@ def hanging_part(cage: Cage, posed: Tensor, style: str, offset: float, material:
     everything = torch.from_numpy(cage.triangles(np.ones(len(x), bool))).to(base.device)
     normals = vertex_normals(base, everything)
     locks = noise(x, (45.0, 45.0, 5.0), offset)[:, 1]
-    vertices = base + normals * (0.004 + 0.005 * locks)[:, None]
+    vertices = base + normals * (0.003 + 0.0025 * locks)[:, None]
     return Part(vertices, torch.from_numpy(cage.triangles(keep)).to(base.device), x, material)
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from synchuman.training.people.fabrics import HAIR_TONES, Colour, Material, draw_cloth
+from synchuman.training.people.fabrics import HAIR_TONES, Colour, Material, cloth_colour, draw_cloth
 
 
 @dataclass
@@ -149,6 +149,13 @@ def overcoat(rng: np.random.Generator, hem: float, wide: float) -> list[Garment]
     return [upper, lower]
 
 
+def draw_shoes(rng: np.random.Generator) -> Material:
+    """Upper and sole of a pair of shoes: mostly black, brown or white."""
+    upper = ((0.07, 0.07, 0.08), (0.3, 0.18, 0.1), (0.85, 0.85, 0.83), cloth_colour(rng))[int(rng.integers(4))]
+    sole = (0.85, 0.84, 0.8) if rng.random() < 0.5 else (0.1, 0.09, 0.08)
+    return Material("shoe", (upper, sole), offset=float(rng.random()), gloss=0.12)
+
+
 def draw_outfit(
     rng: np.random.Generator, feminine: bool, child: bool, hair_colour: Colour | None = None
 ) -> Outfit:
@@ -178,7 +185,7 @@ def draw_outfit(
     elif kind in ("dress", "gown"):
         lower = skirt(rng, float(rng.uniform(0.5, 1.3)) if kind == "dress" else 1.95)
         upper = top(rng, sleeve=float(rng.choice([-1.0, 0.3, 0.6, 1.9])), low=0.1)
-        upper.material, upper.thickness = lower.material, 0.01
+        upper.material, upper.thickness, upper.flare = lower.material, 0.009, 0.01
         upper.looseness = 0.15
         outfit.garments = [upper, lower]
     elif kind in ("coat", "robe"):
@@ -200,7 +207,7 @@ def draw_outfit(
         outfit.hat_material = draw_cloth(rng)
     if rng.random() < 0.93:
         outfit.shoe_material = Material(
-            "plain", (tuple(float(v) for v in rng.uniform(0.05, 0.9) * rng.uniform(0.7, 1, 3)),)
+            "plain", (shoe_colour(rng), (0.85, 0.84, 0.8) if rng.random() < 0.5 else (0.06, 0.05, 0.05))
         )
         outfit.shoe_height = float(rng.choice([1.93, 1.97, 1.78], p=[0.35, 0.45, 0.2]))
     if rng.random() < 0.12:

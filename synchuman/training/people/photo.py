@@ -51,12 +51,7 @@ def draw_shot(rng: np.random.Generator) -> Shot:
     """Draw a camera, its light and its flaws."""
     azimuth, height = rng.uniform(-2.2, 2.2), rng.uniform(0.2, 1.3)
     key = (math.sin(azimuth) * math.cos(height), -math.cos(azimuth) * math.cos(height), math.sin(height))
-    fill = rng.normal(0, 0.1, (4, 3)) * [[0], [1], [1], [1]] + rng.normal(0, 0.12, (4, 1)) * [
-        [0],
-        [1],
-        [1],
-        [1],
-    ]
+    fill = rng.normal(0, 0.04, (4, 3)) + rng.normal(0, 0.12, (4, 1))
     fill[0] = 1.0
     fill[3] += 0.12
     exposure, warmth = rng.normal(1.0, 0.12), rng.normal(0, 0.05)
@@ -77,8 +72,8 @@ def draw_shot(rng: np.random.Generator) -> Shot:
     )
 
 
-def camera_points(vertices: Tensor, shot: Shot, side: int) -> Tensor:
-    """Project vertices [V, 3] of the unit cube: [V, 3] (column, row, 1 / distance) in pixels of a `side` image.
+def camera_points(vertices: Tensor, shot: Shot) -> Tensor:
+    """Project vertices [V, 3] of the unit cube: [V, 3] (right, down, 1 / distance), to be fitted to an image.
 
     The camera stands as far away as its lens needs to fill two thirds of the film with the person.
     """
@@ -92,14 +87,14 @@ def camera_points(vertices: Tensor, shot: Shot, side: int) -> Tensor:
     rolled_z = math.sin(shot.roll) * x + math.cos(shot.roll) * z
     depth = (vertices @ forward + distance).clamp(min=0.05)
     scale = distance / depth
-    points = torch.stack([rolled_x * scale, -rolled_z * scale], dim=1)
-    return torch.cat([points, (1 / depth)[:, None]], dim=1) * points.new_tensor([1.0, 1.0, 1.0])
+    return torch.stack([rolled_x * scale, -rolled_z * scale, 1 / depth], dim=1)
 
 
 def fit_to_square(points: Tensor, triangles: Tensor, side: int) -> Tensor:
     """Shift and scale projected points so that what is drawn touches both borders of a `side` square."""
-    used = points[torch.unique(triangles.long())]
-    low, high = used[:, :2].amin(0), used[:, :2].amax(0)
+    seen = torch.zeros(len(points), dtype=torch.bool, device=points.device)
+    seen[triangles.flatten().long()] = True
+    low, high = points[seen, :2].amin(0), points[seen, :2].amax(0)
     scale = side / (high - low).amax()
     return torch.cat([(points[:, :2] - (low + high) / 2) * scale + side / 2, points[:, 2:]], dim=1)
 
@@ -134,7 +129,7 @@ def shadow(scene: Scene, positions: Tensor, shot: Shot) -> Tensor:
 def render_photo(scene: Scene, shot: Shot, side: int, supersampling: int = 1) -> np.ndarray:
     """Render the person as the camera sees it, cut out exactly: float32 RGBA [side, side, 4], colours not multiplied by alpha."""
     full = side * supersampling
-    points = fit_to_square(camera_points(scene.vertices, shot, full), scene.triangles, full)
+    points = fit_to_square(camera_points(scene.vertices, shot), scene.triangles, full)
     hits = rasterize(points, scene.triangles, full, full)[0]
     triangles = scene.triangles.long()
     # Perspective-correct weights: 1 / distance is linear on the screen.

@@ -44,7 +44,7 @@ class Pose:
         legs: (thigh, shin) of the left and the right leg, in the world's frame before `yaw`.
         feet: Extra downward pitch of the toes, left and right.
         spine, head: (forward, to the left, turn to the left) angles.
-        curl: Finger bend.
+        curl: Finger bend; `pronation` turns the palms down.
         yaw: Turn of the whole person about the vertical.
         lean: Forward pitch of the pelvis.
     """
@@ -56,6 +56,7 @@ class Pose:
     spine: Direction = (0.0, 0.0, 0.0)
     head: Direction = (0.0, 0.0, 0.0)
     curl: float = 0.3
+    pronation: float = 0.0
     yaw: float = 0.0
     lean: float = 0.0
 
@@ -166,6 +167,7 @@ ATTITUDES: dict[str, tuple[str, tuple[str, ...]]] = {
     "knee_up": ("knee_up", ("down", "on_knees", "a_pose")),
     "leg_back": ("leg_back", ("t_pose", "a_pose", "wave")),
 }
+PRONATED = ("crossed", "on_knees", "clasped", "reach", "t_pose", "pumping", "phone")
 TWO_HANDED = ("crossed", "clasped")
 
 
@@ -207,6 +209,7 @@ def draw_pose(rng: np.random.Generator, family: str | None = None) -> Pose:
         spine=(rng.normal(0.02, 0.08), rng.normal(0, 0.06), rng.normal(0, 0.1)),
         head=(rng.normal(0.0, 0.12), rng.normal(0, 0.08), rng.normal(0, 0.25)),
         curl=float(rng.uniform(0.2, 0.7) if rng.random() < 0.8 else rng.uniform(0.9, 1.4)),
+        pronation=float(rng.uniform(0.2, 1.1) if left in PRONATED else rng.uniform(-0.2, 0.4)),
         yaw=float(rng.normal(0, 0.5) if wide else rng.normal(0, 0.13)),
         lean=float(lean.get(family, rng.normal(0, 0.03))),
     )
@@ -222,6 +225,13 @@ def rotation(axis: int, angle: float) -> np.ndarray:
     return matrix
 
 
+def axis_rotation(axis: np.ndarray, angle: float) -> np.ndarray:
+    """[3, 3] rotation about any axis."""
+    x, y, z = axis / np.linalg.norm(axis)
+    skew = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
+    return np.eye(3) + math.sin(angle) * skew + (1 - math.cos(angle)) * skew @ skew
+
+
 def align(source: np.ndarray, target: np.ndarray, limit: float = math.pi) -> np.ndarray:
     """The smallest rotation that takes direction `source` to `target`, at most `limit` radians of it."""
     source, target = source / np.linalg.norm(source), target / np.linalg.norm(target)
@@ -230,9 +240,7 @@ def align(source: np.ndarray, target: np.ndarray, limit: float = math.pi) -> np.
     if sine < 1e-6:
         return np.eye(3)
     angle = min(math.atan2(float(sine), float(source @ target)), limit)
-    x, y, z = axis / sine
-    skew = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
-    return np.eye(3) + math.sin(angle) * skew + (1 - math.cos(angle)) * skew @ skew
+    return axis_rotation(axis, angle)
 
 
 def to_vector(direction: Direction, sign: int) -> np.ndarray:
@@ -279,10 +287,17 @@ def joint_rotations(pose: Pose, body: Body, heads: Tensor) -> Tensor:
             f"lowerarm01.{side}",
             align(along(f"lowerarm01.{side}", f"wrist.{side}"), (shoulder @ first).T @ fore_to),
         )
+        palm = axis_rotation(along(f"lowerarm01.{side}", f"wrist.{side}"), sign * pose.pronation)
+        put(f"lowerarm02.{side}", palm)
+        knuckles = along(f"finger2-1.{side}", f"finger5-1.{side}")
+        middle = along(f"finger3-1.{side}", f"finger3-2.{side}")
         for finger in range(1, 6):
+            if finger > 1:  # the rest pose splays the fingers
+                own = along(f"finger{finger}-1.{side}", f"finger{finger}-2.{side}")
+                put(f"finger{finger}-1.{side}", align(own, 0.3 * own + 0.7 * middle))
             for joint in range(1, 4):
-                amount = pose.curl * (0.35 if finger == 1 else 0.6)
-                put(f"finger{finger}-{joint}.{side}", rotation(1, sign * amount))
+                amount = pose.curl * (0.3 if finger == 1 else 0.6)
+                put(f"finger{finger}-{joint}.{side}", axis_rotation(knuckles, sign * amount))
     unlean = rotation(0, pose.lean).T
     for (thigh, shin), toes, side, sign in zip(pose.legs, pose.feet, "LR", (1, -1)):
         thigh_to, shin_to = to_vector(thigh, sign), to_vector(shin, sign)

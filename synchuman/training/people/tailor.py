@@ -14,6 +14,8 @@ from synchuman.training.people.outfits import Garment
 from synchuman.training.render import vertex_normals
 
 LAYER_GAP = 0.0035
+# Tops at least this high close around the neck; the others leave a round opening of this radius and more.
+TURTLENECK, NECK_RADIUS = 1.04, 0.07
 # On the reference body: height of the hip joints, metres of height per unit of the `leg` coordinate, skirt's waist.
 HIP_HEIGHT, LEG_UNIT, SKIRT_TOP = 0.158, 0.45, 0.25
 
@@ -43,8 +45,11 @@ def covers(
     front = reference[:, 1] < 0.0
     vee = garment.neckline * np.clip(1 - np.abs(reference[:, 0]) / 0.1, 0, 1) * front
     trunk = (
-        (arm < 0.0) & (leg < 0.0) & (height > garment.low + margin) & (height < garment.high - vee - margin)
+        (arm < 0.0) & (leg < 0.0) & (height > garment.low + margin) & (height < max(garment.high, 1.04) - vee - margin)
     )
+    if garment.high < TURTLENECK:
+        radius = NECK_RADIUS + 0.5 * max(1.0 - garment.high, 0.0) + margin
+        trunk &= ~((np.hypot(reference[:, 0], reference[:, 1] - 0.005) < radius) & (height > 0.8))
     on_arm = (arm >= 0.0) & (arm < garment.sleeve - 2 * margin) & (garment.sleeve > 0)
     if garment.sleeve > 0:
         trunk |= (arm >= 0.0) & (arm < garment.sleeve - 2 * margin)
@@ -77,9 +82,9 @@ def fold_field(garment: Garment, cage: Cage, offset: float) -> Tensor:
     soft = noise(x, (9.0, 9.0, 6.0), offset)[:, 0]
     across = 1 - noise(x, (10.0, 10.0, 26.0), offset + 0.3)[:, 1].abs().clamp(max=1.5)
     near = np.zeros(len(regions["arm"]))
-    for name, joints in (("arm", (0.05, 1.0, 1.85)), ("leg", (0.05, 1.0, 1.9))):
-        for joint in joints:
-            near = np.maximum(near, np.exp(-(((regions[name] - joint) / 0.22) ** 2)))
+    for name, joints in (("arm", ((0.1, 0.25), (1.0, 1.0), (1.85, 0.8))), ("leg", ((0.1, 0.6), (1.0, 1.0), (1.9, 1.0)))):
+        for joint, strength in joints:
+            near = np.maximum(near, strength * np.exp(-(((regions[name] - joint) / 0.22) ** 2)))
     waist = np.exp(-(((regions["height"] - 0.25) / 0.14) ** 2)) * (regions["arm"] < 0) * 0.7
     crease = torch.from_numpy(np.maximum(near, waist)).to(x)
     height = garment.folds * (0.5 * soft + across * (0.3 + 1.2 * crease))
@@ -99,6 +104,7 @@ class Fitting:
     def __init__(self, cages: dict[str, Cage], posed: Tensor, skirt_neighbours: Tensor) -> None:
         self.cages = cages
         self.skirt_neighbours = skirt_neighbours
+        self.skirt_height = torch.from_numpy(cages["skirt"].regions["height"]).to(posed)
         self.base: dict[str, Tensor] = {}
         self.loose: dict[str, Tensor] = {}
         self.normals: dict[str, Tensor] = {}
@@ -144,13 +150,15 @@ class Fitting:
         push = (LAYER_GAP - gap).clamp(min=0) * self.covered[name]
         vertices = vertices + self.normals[name] * push[:, None]
         if name == "skirt":
-            # At waist and hips the skirt must also clear what is worn on the trunk there.
+            # At the waist the skirt meets what is worn on the trunk; at the hips it must clear it.
             near = self.skirt_neighbours
             normals = self.normals["tights"][near]
+            height = self.skirt_height
             gap = ((vertices - self.outermost["tights"][near]) * normals).sum(1)
-            high = torch.from_numpy(self.cages["skirt"].regions["height"] > -0.25).to(vertices.device)
-            push = (LAYER_GAP - gap).clamp(min=0, max=0.06) * high
+            push = (LAYER_GAP - gap).clamp(min=0, max=0.06) * (height > -0.25)
             vertices = vertices + normals * push[:, None]
+            waist = ((height - 0.05) / 0.15).clamp(0, 1)[:, None]
+            vertices = vertices + waist * (self.outermost["tights"][near] + normals * LAYER_GAP - vertices)
         return vertices
 
 

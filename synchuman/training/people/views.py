@@ -40,7 +40,8 @@ class Scene:
 
 def place(person: Person) -> Scene:
     """Scale and centre a person as the method frames people, and compute what shading needs."""
-    used = torch.unique(person.triangles.long())
+    used = torch.zeros(len(person.vertices), dtype=torch.bool, device=person.vertices.device)
+    used[person.triangles.flatten().long()] = True
     seen = person.vertices[used]
     low, high = seen.amin(0), seen.amax(0)
     extent = torch.maximum(high[0] - low[0], high[2] - low[2])
@@ -56,7 +57,8 @@ def ambient(occupancy: Tensor, vertices: Tensor, normals: Tensor) -> Tensor:
     """Ambient light [V] at each vertex: how empty the grid is in front of it, near by and farther away."""
     grid = occupancy.float()[None, None]
     light = torch.ones(len(vertices), device=vertices.device)
-    for width, reach, strength in ((5, 0.045, 0.9), (11, 0.09, 1.3)):
+    grid = torch.nn.functional.avg_pool3d(grid, 2)
+    for width, reach, strength in ((3, 0.045, 0.8), (5, 0.09, 1.1)):
         blurred = torch.nn.functional.avg_pool3d(grid, width, 1, width // 2, count_include_pad=True)
         at = (vertices + normals * reach) * 2
         sampled = torch.nn.functional.grid_sample(
@@ -116,19 +118,19 @@ def render_views(scene: Scene, size: int, gain: Tensor) -> tuple[np.ndarray, np.
     counts = [len(hits.pixels) for hits in views]
     triangles = scene.triangles.long()
     toward = torch.cat([scene.vertices.new_tensor(TOWARD[i]).expand(n, 3) for i, n in enumerate(counts)])
-    reference = torch.cat([hits.interpolate(person.reference, triangles) for hits in views])
-    normals = facing(torch.cat([hits.interpolate(scene.normals, triangles) for hits in views]), toward)
-    light = torch.cat([hits.interpolate(scene.occlusion[:, None], triangles) for hits in views])
+    attributes = torch.cat([person.reference, scene.normals, scene.occlusion[:, None]], dim=1)
+    values = torch.cat([hits.interpolate(attributes, triangles) for hits in views])
+    reference, normals, light = values[:, :3], facing(values[:, 3:6], toward), values[:, 6:]
     identity = torch.cat([person.identity[triangles[hits.faces, 0]] for hits in views])
     albedo = colours(person.materials, identity, reference)
-    shade = light * (0.86 + 0.14 * normals[:, 2:3])
+    shade = (1.12 * light).clamp(max=1.0) * (0.88 + 0.12 * normals[:, 2:3])
     lit = (albedo * shade * gain).clamp(0, 1)
     packed = torch.cat(
         [lit, torch.stack([normals[:, 0], normals[:, 2], -normals[:, 1]], dim=1) * 0.5 + 0.5], dim=1
     )
     canvas = torch.ones(NUM_VIEWS, side * side, 6, device=packed.device)
-    for view, (hits, values) in enumerate(zip(views, packed.split(counts))):
-        canvas[view, hits.pixels] = values
+    for view, (hits, pixels) in enumerate(zip(views, packed.split(counts))):
+        canvas[view, hits.pixels] = pixels
     shrunk = canvas.view(NUM_VIEWS, size, SUPERSAMPLING, size, SUPERSAMPLING, 6).mean((2, 4))
     images = (shrunk * 255 + 0.5).clamp(0, 255).to(torch.uint8).cpu().numpy()
     return images[..., :3], images[..., 3:]

@@ -1,0 +1,108 @@
+"""Train the joint 2D-3D flow with its view prompts and the image encoder.
+
+    python -m synchuman.training.train_joint --people training-data/people --out checkpoints --minutes 60
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from synchuman.stage1.joint_network import JointNetwork
+from synchuman.stage1.variants import MINI
+from synchuman.training.command import Leg, run_leg
+from synchuman.training.image_tokens import ImageTokens, augment_tokens
+from synchuman.training.latents import load_or_make_latents
+from synchuman.training.loop import train
+from synchuman.views import FACE, NUM_BODY_VIEWS, NUM_VIEWS, VIEWS
+
+LOGGER = logging.getLogger(__name__)
+DROP_CONDITION = 0.1
+STRUCTURE_WEIGHT = 1.0
+
+
+class JointTraining(nn.Module):
+    """Everything of mini that the flow loss trains: joint network, view prompts and image encoder."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = JointNetwork(MINI.joint_network)
+        shape = (2, 7, MINI.prompt_length, MINI.joint_network.prompt_width)
+        self.prompts = nn.Parameter(0.5 * torch.randn(shape))
+        self.encoder = ImageTokens(MINI.image_encoder)
+
+    def start_encoder_from(self, folder: Path) -> None:
+        """Take the encoder that `train_image_encoder` left in its checkpoint folder."""
+        path = folder / "average.safetensors"
+        if not path.exists():
+            raise FileNotFoundError(f"{path} is missing: run synchuman.training.train_image_encoder first.")
+        prefix = "encoder."
+        weights = {k[len(prefix) :]: v for k, v in load_file(path).items() if k.startswith(prefix)}
+        self.encoder.load_state_dict(weights, strict=True)
+
+
+def sample_times(count: int, generator: torch.Generator, device: torch.device) -> Tensor:
+    """Draw t in (0, 1): logit-normal, shifted to the noisy end where the whole is decided (Esser et al. 2024)."""
+    normal = torch.randn(count, generator=generator, device=device)
+    return torch.sigmoid(0.7 + 1.1 * normal)
+
+
+def joint_loss(module: nn.Module, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+    """Flow-matching loss of both branches: v = noise - data at x = (1 - t) data + t noise (Lipman et al. 2023)."""
+    assert isinstance(module, JointTraining)
+    device = batch["views"].device
+    people = len(batch["views"])
+
+    def noise_like(x: Tensor) -> Tensor:
+        return torch.randn(x.shape, generator=generator, device=device)
+
+    t = sample_times(people, generator, device)
+    views = batch["views"].float().unflatten(1, (2, NUM_VIEWS)).transpose(0, 1)  # [domain, person, view, ...]
+    structure = batch["structure"].float()
+    keep = (torch.rand(people, generator=generator, device=device) >= DROP_CONDITION).float()
+
+    noise_2d, noise_3d = noise_like(views), noise_like(structure)
+    t_2d, t_3d = t.view(1, -1, 1, 1, 1, 1), t.view(-1, 1, 1, 1, 1)
+    noisy_2d = (1 - t_2d) * views + t_2d * noise_2d
+    noisy_3d = (1 - t_3d) * structure + t_3d * noise_3d
+
+    condition = batch["condition"].float() * keep.view(-1, 1, 1, 1, 1)
+    stack = torch.cat([condition[:, :1].expand(-1, NUM_BODY_VIEWS, -1, -1, -1), condition[:, 1:]], dim=1)
+    sample = torch.cat([noisy_2d, stack[None].expand(2, -1, -1, -1, -1, -1)], dim=3)
+    order = [view.prompt for view in VIEWS]
+    prompts = module.prompts[:, None, order].expand(-1, people, -1, -1, -1)
+    tokens = module.encoder(augment_tokens(batch["token"], generator)) * keep.view(-1, 1, 1)
+
+    velocity_2d, velocity_3d = module.network(
+        sample.flatten(0, 2), 1000 * t, prompts.flatten(0, 2), None, noisy_3d, tokens
+    )
+    error_2d = (velocity_2d.float().unflatten(0, (2, people, NUM_VIEWS)) - (noise_2d - views)) ** 2
+    error_3d = ((velocity_3d.float() - (noise_3d - structure)) ** 2).mean()
+    return {
+        "loss": error_2d.mean() + STRUCTURE_WEIGHT * error_3d,
+        "normals": error_2d[0, :, :NUM_BODY_VIEWS].mean(),
+        "colors": error_2d[1, :, :NUM_BODY_VIEWS].mean(),
+        "face": error_2d[:, :, FACE].mean(),
+        "structure": error_3d,
+    }
+
+
+def run(leg: Leg) -> None:
+    """Train for the leg's minutes, from the pretrained encoder on the first call."""
+    latents = load_or_make_latents(leg)
+    module = JointTraining()
+    folder = leg.out / "joint"
+    if not (folder / "state.json").exists():
+        module.start_encoder_from(leg.out / "image-encoder")
+    count = sum(p.numel() for p in module.parameters())
+    LOGGER.info("%d people, %.1f M parameters", len(latents), count / 1e6)
+    batches = latents.batches(leg.batch or 16, leg.loop.seed)
+    train(module, batches, joint_loss, folder, leg.loop, leg.device)
+
+
+if __name__ == "__main__":
+    run_leg(run, __doc__ or "")
