@@ -15,7 +15,7 @@ class Progress:
     """One step of a stage is done.
 
     Attributes:
-        stage: What is going on, as a word for users ("cut-out", "stage 1", "surface", "texture").
+        stage: What is going on, as a word for users ("cut-out", "stage 1", "surface", "atlas", "texture").
         step: Steps done, from 0 to total.
         total: Steps of this stage.
         eta: Estimated seconds to the end of the whole run; None while unknown.

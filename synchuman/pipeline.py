@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from synchuman.events import Cancelled, CoarseMeshReady, CutoutReady, Done, Event, Progress, ViewsReady
+from synchuman.events import Cancelled, CoarseMeshReady, CutoutReady, Event, Progress, ViewsReady
 from synchuman.runfolder import RunFolder, StageOneFiles
 from synchuman.runlog import RunLog
 from synchuman.settings import Settings
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 LOGGER = logging.getLogger(__name__)
 
-PREVIEWS = 8  # of the views per run, at most: each costs a pass of the image decoder
-SHARES = {"cut-out": 1.5, "surface": 4.0, "texture": 4.0}  # seconds until the first run has measured them
+# Seconds, until the first run has measured them.
+TYPICAL = {"cut-out": 1.5, "surface": 3.0, "atlas": 2.0, "texture": 5.0}
 
 
 class SyncHuman:
@@ -36,7 +36,7 @@ class SyncHuman:
         self.variant = variant
         self.device = device
         self.dtype = dtype
-        self._typical = dict(SHARES)
+        self._typical = dict(TYPICAL)
 
     @classmethod
     def load(cls, variant: str = "mini", device: str = "auto", dtype: str = "auto") -> SyncHuman:
@@ -51,9 +51,8 @@ class SyncHuman:
             FileNotFoundError: There is no such variant.
             ValueError: The device or dtype is unknown or not there.
         """
-        from synchuman.placement import choose_device, choose_dtype
+        from synchuman.placement import choose_device, choose_dtype, variant_folder
         from synchuman.stage1.stage1 import Stage1
-        from synchuman.weights import variant_folder
 
         chosen_device = choose_device(device)
         chosen_dtype = choose_dtype(dtype, chosen_device)
@@ -79,7 +78,7 @@ class SyncHuman:
             person: Which of several people, an index into the report's; None when there is one.
 
         Yields:
-            Progress throughout, CutoutReady, ViewsReady (previews, then the final ones), CoarseMeshReady, Done.
+            Progress throughout, CutoutReady, ViewsReady (previews, then final), CoarseMeshReady, Done.
 
         Raises:
             PhotoError: The photo cannot be used.
@@ -118,22 +117,21 @@ class SyncHuman:
 
     def _cut_out(
         self, photo: bytes, settings: Settings, person: int | None, log: RunLog
-    ) -> Iterator[Event]:
+    ) -> Generator[Event, None, PreparedPhoto]:
         from synchuman.photo import prepare
 
         with log.timed("cut-out"):
             yield Progress("cut-out", 0, 1, log.eta())
-            prepared: PreparedPhoto = prepare(photo, settings.matting, person)
+            prepared = prepare(photo, settings.matting, person)
         yield CutoutReady(prepared.cutout)
         return prepared
 
     def _sample(
         self, rgba: np.ndarray, settings: Settings, log: RunLog, stop: threading.Event | None
-    ) -> Iterator[Event]:
+    ) -> Generator[Event, None, StageOneFiles]:
         from synchuman.stage1.stage1 import Stage1Result
 
-        total = settings.stage1_steps
-        preview_every = -(-total // PREVIEWS)
+        total, preview_every = settings.stage1_steps, self.stage1.config.preview_interval
         with log.timed("stage 1"):
             _check(stop)
             yield Progress("stage 1", 0, total, log.eta())

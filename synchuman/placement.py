@@ -1,9 +1,13 @@
-"""Which device and number type the networks run in when the user leaves it open."""
+"""Where the networks come from and run: folder, device and number type by the names users give."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 
+SHIPPED = Path(__file__).resolve().parents[1] / "assets"
+VARIANT_FILE = "variant.json"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -35,3 +39,17 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     if name not in DTYPES:
         raise ValueError(f"Unknown dtype {name!r}; use auto, {', '.join(DTYPES)}.")
     return DTYPES[name]
+
+
+def variant_folder(variant: str) -> Path:
+    """Return the folder of the weights called `variant`: a name among the shipped ones, or a path.
+
+    Raises:
+        FileNotFoundError: There is no such folder.
+    """
+    for folder in (SHIPPED / variant, Path(variant)):
+        if (folder / VARIANT_FILE).is_file():
+            return folder
+    raise FileNotFoundError(
+        f"There are no weights called {variant!r}: neither a shipped variant (mini) nor a folder with {VARIANT_FILE}."
+    )

@@ -79,7 +79,7 @@ class RunFolder:
             raise RunFolderError(f"{RECORD} in {self.path} is not JSON.") from None
 
     def write_stage_one(self, files: StageOneFiles) -> None:
-        """Write OneStage/: the images, the occupied voxels (latent.npz, voxel.ply) and the logits behind them."""
+        """Write OneStage/: the images, occupied voxels (latent.npz, voxel.ply), logits."""
         _write(self.first / "input.png", _png(files.rgba))
         for i in range(NUM_VIEWS):
             _write(self.first / f"color_{i}.png", _png(files.colors[i]))
@@ -101,7 +101,8 @@ class RunFolder:
         """
         if not (self.first / "latent.npz").is_file():
             raise RunFolderError(
-                f"{self.first} has no latent.npz: Stage 1 has not finished there. Run it first (no --skip_stage1)."
+                f"{self.first} has no latent.npz: Stage 1 has not finished there. "
+                "Run it first, without --skip_stage1."
             )
         colors = [self._image(f"color_{i}.png", "RGB") for i in range(NUM_VIEWS)]
         normals = [self._image(f"normal_{i}.png", "RGB") for i in range(NUM_VIEWS)]

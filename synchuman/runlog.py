@@ -16,7 +16,7 @@ from synchuman.events import Cancelled, Done
 from synchuman.runfolder import RunFolder
 from synchuman.settings import Settings
 
-ORDER = ("cut-out", "stage 1", "surface", "texture")
+ORDER = ("cut-out", "stage 1", "surface", "atlas", "texture")
 PACKAGES = ("torch", "numpy", "diffusers", "transformers")
 
 
@@ -144,7 +144,7 @@ class RunLog:
 
 
 def peak_memory() -> int:
-    """Return the peak resident memory of this process in bytes (0 on Windows, which does not tell it this way)."""
+    """Return the peak resident memory of this process in bytes (0 on Windows, which does not tell it)."""
     if sys.platform == "win32":
         return 0
     import resource

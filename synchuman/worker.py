@@ -21,7 +21,7 @@ def stream_progress(
     """Run `work` in a thread of its own and yield its checkpoints while it goes.
 
     Args:
-        work: Called with a checkpoint (stage, step, total); the checkpoint raises Cancelled once it shall stop.
+        work: Called with a checkpoint (stage, step, total), which raises Cancelled to stop it.
         stop: Set from outside to stop the work at its next checkpoint.
         eta: Estimates the seconds to the end of the run at a checkpoint.
 

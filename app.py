@@ -1,0 +1,22 @@
+"""Opens the page: `python app.py [--host --port --share --auth ...]`; also the entry of a Space."""
+
+import os
+import sys
+from typing import Any
+
+from synchuman.cli import main
+
+
+def __getattr__(name: str) -> Any:
+    """Build `demo` for those who import it (Gradio's reload, notebooks); nothing is built before."""
+    if name != "demo":
+        raise AttributeError(name)
+    from synchuman.serving.launch import ServeOptions, make_page
+
+    return make_page(ServeOptions())
+
+
+if __name__ == "__main__":
+    # A Space is public by design, and its proxy reaches the page from another host.
+    space = ["--host", "0.0.0.0", "--port", "7860", "--allow-public"] if "SPACE_ID" in os.environ else []
+    sys.exit(main(["serve", *space, *sys.argv[1:]]))
