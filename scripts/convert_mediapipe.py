@@ -29,6 +29,7 @@ from onnx import TensorProto, helper, numpy_helper
 LOGGER = logging.getLogger("convert_mediapipe")
 OPSET = 17
 MIN_COMPRESSED = 512  # smaller constants stay float32: nothing to gain
+MIN_INT8 = 60_000  # 8 bits hurt in the small first layers, and save little there
 
 
 @dataclass(frozen=True)
@@ -169,7 +170,7 @@ class Converter:
             kept = values if values.dtype == np.int64 else values.astype(np.float32)
             self.initializers.append(numpy_helper.from_array(kept, name))
             return name
-        if self.storage == "int8" and values.ndim == 4:
+        if self.storage == "int8" and values.ndim == 4 and values.size >= MIN_INT8:
             scale = np.abs(values.astype(np.float32)).max(axis=(1, 2, 3)) / 127
             scale = np.maximum(scale, np.finfo(np.float32).tiny)
             steps = np.rint(values.astype(np.float32) / scale[:, None, None, None]).astype(np.int8)

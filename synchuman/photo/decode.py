@@ -48,11 +48,11 @@ def decode(data: bytes) -> np.ndarray:
         data: The file's bytes: JPEG, PNG, WebP or HEIC.
 
     Returns:
-        Upright sRGB image, uint8: [h, w, 4] with straight alpha when any pixel is transparent, else [h, w, 3].
+        Upright sRGB image, uint8: [h, w, 4], straight alpha, when a pixel is transparent, else [h, w, 3].
 
     Raises:
-        PhotoError: Not such a file, broken, or larger than `MAX_BYTES` or `MAX_PIXELS`; sizes are checked before
-            any pixel is decoded.
+        PhotoError: Not such a file, broken, or larger than `MAX_BYTES` or `MAX_PIXELS`; sizes are checked
+            before any pixel is decoded.
     """
     if not data:
         raise PhotoError("The file is empty. Please choose the photo again.")
@@ -131,7 +131,7 @@ def to_srgb(image: Image.Image) -> Image.Image:
 
 
 def apply_profile(image: Image.Image, profile: bytes) -> Image.Image | None:
-    """Convert from an embedded ICC profile to sRGB; None when the profile is broken or of another colour space."""
+    """Convert from an embedded ICC profile to sRGB; None when it is broken or of another colour space."""
     try:
         converted = ImageCms.profileToProfile(
             image.convert("RGB") if image.mode == "RGBA" else image,
@@ -153,3 +153,12 @@ def to_array(image: Image.Image) -> np.ndarray:
     if pixels.shape[2] == 4 and pixels[..., 3].min() == 255:
         return np.ascontiguousarray(pixels[..., :3])
     return pixels
+
+
+def shrink(image: np.ndarray, side: int) -> np.ndarray:
+    """Shrink [h, w, 3 or 4] uint8 to at most `side` pixels a side; smaller photos stay as they are."""
+    longest = max(image.shape[:2])
+    if longest <= side:
+        return image
+    size = max(round(image.shape[1] * side / longest), 1), max(round(image.shape[0] * side / longest), 1)
+    return np.array(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS))

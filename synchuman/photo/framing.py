@@ -1,4 +1,4 @@
-"""Framing of a cut-out person for the networks: the multiview canvas with its face close-up, and the token image."""
+"""Framing of a cut-out person for the networks: multiview canvas, its face close-up, and token image."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def frame_multiview(rgba: np.ndarray, size: int = PUBLISHED_CANVAS) -> tuple[np.
         size: Side of the result in pixels.
 
     Returns:
-        (canvas, face), both [size, size, 4] uint8, straight alpha, transparent where the photo has nothing. The
-        face is the part `views.FACE_COLUMNS` x `views.FACE_ROWS` of the canvas.
+        (canvas, face), both [size, size, 4] uint8, straight alpha, transparent where the photo has nothing.
+        The face is the part `views.FACE_COLUMNS` x `views.FACE_ROWS` of the canvas.
     """
     left, top, right, bottom = bounding_box(rgba[..., 3], 0)
     right, bottom = max(right, left + 1), max(bottom, top + 1)
@@ -47,8 +47,10 @@ def frame_multiview(rgba: np.ndarray, size: int = PUBLISHED_CANVAS) -> tuple[np.
     width, height = (max(int(side * scale), 1) for side in person.size)
     canvas = Image.new("RGBA", (size, size))
     canvas.paste(person.resize((width, height)), ((size - width) // 2, (size - height) // 2))
-    box = tuple(round(size * part) for part in (FACE_COLUMNS[0], FACE_ROWS[0], FACE_COLUMNS[1], FACE_ROWS[1]))
-    face = canvas.crop(box).resize((size, size))
+    (left, right), (top, bottom) = (
+        [round(size * part) for part in parts] for parts in (FACE_COLUMNS, FACE_ROWS)
+    )
+    face = canvas.crop((left, top, right, bottom)).resize((size, size))
     return np.array(canvas), np.array(face)
 
 
