@@ -214,7 +214,7 @@ def test_everything_is_differentiable():
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in [feats, *conv.parameters()])
 
 
-def test_half_precision_sums_in_float32():
+def test_half_precision_convolution():
     generator = torch.Generator().manual_seed(0)
     coords = torch.nonzero(torch.ones(1, 5, 5, 5))
     conv = random_conv(16, 8, generator)
@@ -251,3 +251,22 @@ def test_mismatches_are_refused():
         upsample(downsample(SparseTensor(torch.zeros(2, 1), voxels)), other)
     with pytest.raises(ValueError, match="integers"):
         Voxels.of(torch.zeros(2, 4))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_gpu_agrees_with_cpu():
+    generator = torch.Generator().manual_seed(7)
+    coords = torch.nonzero(torch.rand(2, 12, 12, 12, generator=generator) < 0.3)
+    x = SparseTensor(torch.randn(len(coords), 32, generator=generator), Voxels.of(coords))
+    conv, norm = random_conv(32, 32, generator), SparseGroupNorm(8, 32)
+    attention = WindowAttention(32, 4, normalise=False)
+
+    def everything(x):
+        h = norm(conv(x))
+        h = upsample(downsample(attention(h, 8, 4)), x.voxels)
+        return conv(conv.subdivided(h)).feats
+
+    expected = everything(x)
+    conv.cuda(), norm.cuda(), attention.cuda()
+    got = everything(SparseTensor(x.feats.cuda(), x.voxels.to("cuda"))).cpu()
+    assert (got - expected).abs().max() <= 1e-5 * expected.abs().max()

@@ -1,80 +1,74 @@
-"""Submanifold convolution (Graham et al. 2018): gather, multiply, scatter over the neighbours that exist."""
+"""Submanifold convolution (Graham et al. 2018): gather the neighbours of some voxels, multiply, go on."""
 
 from __future__ import annotations
-
-from collections.abc import Iterator
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from synchuman.nn.sparse_tensor import AXIS_BITS, CHILDREN, SparseTensor, Voxels, child_offsets
+from synchuman.nn.sparse_tensor import AXIS_BITS, CHILDREN, SparseTensor, Voxels, child_offsets, voxel_keys
 
 OFFSETS = 27  # of a 3^3 kernel; offset k reads the voxel at (k // 9, k // 3 % 3, k % 3) - 1
-CENTRE = 13
+
+# Gathered values at a time: on a CPU what its cache holds, on a GPU enough to fill it.
+CPU_VALUES = 1 << 21
+GPU_VALUES = 1 << 27
 
 # Per axis: which taps of a 3-kernel at child o of a voxel fall on the voxel at o + j - 1; [o][j][tap].
 _FOLD = (((1.0, 0.0, 0.0), (0.0, 1.0, 1.0)), ((1.0, 1.0, 0.0), (0.0, 0.0, 1.0)))
 
 
-@dataclass(frozen=True)
-class Neighbours:
-    """Which rows a 3^3 kernel reads and writes.
+def find_neighbours(voxels: Voxels) -> Tensor:
+    """Return each voxel's neighbour's row at every offset, [n, 27] int32, n where there is none.
 
-    Attributes:
-        before: For each of the 13 offsets before the centre: rows read, rows written, both [pairs]. The 13
-            offsets after the centre, in falling order, are the same pairs with the roles exchanged.
+    Worked out on first use.
     """
-
-    before: tuple[tuple[Tensor, Tensor], ...]
-
-    def pairs(self) -> Iterator[tuple[int, Tensor, Tensor]]:
-        """Yield every offset but the centre with the rows it reads and the rows it writes."""
-        for offset, (read, written) in enumerate(self.before):
-            yield offset, read, written
-            yield OFFSETS - 1 - offset, written, read
-
-
-def find_neighbours(voxels: Voxels) -> Neighbours:
-    """Return the pairs of neighbouring voxels, worked out on first use."""
     return voxels.cached("neighbours", lambda: _find_neighbours(voxels))
 
 
-def _find_neighbours(voxels: Voxels) -> Neighbours:
-    rows = neighbour_rows(voxels, CENTRE)
-    offset, written = torch.nonzero(rows >= 0, as_tuple=True)
-    read = rows[offset, written]
-    counts = torch.bincount(offset, minlength=CENTRE).tolist()
-    return Neighbours(tuple(zip(read.int().split(counts), written.int().split(counts), strict=True)))
-
-
-def neighbour_rows(voxels: Voxels, offsets: int = OFFSETS) -> Tensor:
-    """Return each voxel's neighbour's row at the first so many offsets, [offsets, n]; -1 if there is none."""
+def _find_neighbours(voxels: Voxels) -> Tensor:
     if voxels.parent is not None:
-        return _child_neighbour_rows(voxels.parent, offsets)
-    device = voxels.coords.device
-    ordered, rows = voxels.sorted_keys()
-    dx, dy, dz = torch.cartesian_prod(*(torch.arange(-1, 2, device=device),) * 3)[:offsets].unbind(1)
+        return _find_child_neighbours(voxels.parent)
+    dx, dy, dz = _kernel(voxels.coords.device).unbind(1)
     steps = ((dx << AXIS_BITS) + dy << AXIS_BITS) + dz
-    # Looking up in rising order of keys is kinder to the cache than in the order of rows.
-    found = torch.empty(offsets, len(voxels), dtype=torch.int64, device=device)
-    found[:, rows] = voxels.find(ordered + steps[:, None])
-    return found
+    found = voxels.find(voxel_keys(voxels.coords)[:, None] + steps)
+    return found.masked_fill_(found < 0, len(voxels)).int()
 
 
-def _child_neighbour_rows(parent: Voxels, offsets: int) -> Tensor:
+def _find_child_neighbours(parent: Voxels) -> Tensor:
     """A child's neighbour is a child of the parent's neighbour, so nothing needs to be looked up again."""
     device = parent.coords.device
-    rows = neighbour_rows(parent)
-    kernel = torch.cartesian_prod(*(torch.arange(-1, 2, device=device),) * 3)[:offsets]
-    place = kernel[:, None] + child_offsets(device)  # [offsets, children, 3], -1 to 2
+    place = child_offsets(device)[:, None] + _kernel(device)  # [children, 27, 3], -1 to 2
     step, child = place.div(2, rounding_mode="floor") + 1, place.remainder(2)
     which = (step[..., 0] * 3 + step[..., 1]) * 3 + step[..., 2]
     within = (child[..., 0] * 2 + child[..., 1]) * 2 + child[..., 2]
-    found = rows[which]  # [offsets, children, n]
-    found = torch.where(found >= 0, found * CHILDREN + within[..., None], -1)
-    return found.transpose(1, 2).flatten(1)
+    rows = find_neighbours(parent)[:, which] * CHILDREN + within.int()
+    # A missing neighbour's rows start at the number of children, whatever the child.
+    return rows.clamp_(max=CHILDREN * len(parent)).flatten(0, 1)
+
+
+def _kernel(device: torch.device) -> Tensor:
+    return torch.cartesian_prod(*(torch.arange(-1, 2, device=device),) * 3)
+
+
+def _gather_multiply(padded: Tensor, rows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """Multiply gathered rows with a weight.
+
+    Args:
+        padded: [n + 1, in], the last row zero.
+        rows: [m, taps].
+        weight: [out, taps * in].
+        bias: [out].
+
+    Returns:
+        [m, out].
+    """
+    values = GPU_VALUES if padded.is_cuda else CPU_VALUES
+    parts = [
+        F.linear(F.embedding(some, padded).flatten(1), weight, bias)
+        for some in rows.split(max(values // weight.shape[1], 1))
+    ]
+    return torch.cat(parts)
 
 
 class SparseConv3d(nn.Module):
@@ -91,46 +85,32 @@ class SparseConv3d(nn.Module):
 
     def forward(self, x: SparseTensor) -> SparseTensor:
         """Convolve [n, in channels] to [n, out channels]."""
-        taps = self.weight.flatten(1, 3).unbind(1)
-        total = F.linear(x.feats, taps[CENTRE], self.bias).float()
-        for offset, read, written in find_neighbours(x.voxels).pairs():
-            part = F.linear(x.feats.index_select(0, read), taps[offset])
-            total.index_add_(0, written, part.float())
-        return x.with_feats(total.to(x.feats.dtype))
+        padded = F.pad(x.feats, (0, 0, 0, 1))
+        return x.with_feats(
+            _gather_multiply(padded, find_neighbours(x.voxels), self.weight.flatten(1), self.bias)
+        )
 
     def subdivided(self, x: SparseTensor) -> SparseTensor:
         """Convolve the subdivision of x, without building it.
 
         The eight children of a voxel have equal features, so the 27 taps at a child fall on 8 voxels of x and
-        can be summed beforehand: 64 products with n rows instead of 27 with 8 n.
+        can be summed beforehand: products with 8 instead of 27 times the input.
 
         Returns:
             [8 n, out channels] at `x.voxels.subdivided()`: `self(subdivide(x))` up to rounding.
         """
-        fold = torch.tensor(_FOLD, device=self.weight.device)
-        taps = torch.einsum("uax,vby,wcz,mxyzn->uvwabcmn", fold, fold, fold, self.weight.float())
-        taps = taps.to(self.weight.dtype).flatten(3, 5).flatten(0, 2)  # [child, voxel read, out, in]
+        device = self.weight.device
+        fold = torch.tensor(_FOLD, device=device)
+        taps = torch.einsum("uax,vby,wcz,mxyzn->uvwmabcn", fold, fold, fold, self.weight.float())
+        taps = taps.to(self.weight.dtype).flatten(4).flatten(0, 2)  # [child, out, 8 in]
+        step = child_offsets(device)[:, None] + child_offsets(device)  # [child, tap, 3], 0 to 2
+        which = (step[..., 0] * 3 + step[..., 1]) * 3 + step[..., 2]
+        padded, rows = F.pad(x.feats, (0, 0, 0, 1)), find_neighbours(x.voxels)
         children = [
-            F.linear(x.feats, taps[child, CHILDREN - 1 - child], self.bias).float()
+            _gather_multiply(padded, rows[:, which[child]], taps[child], self.bias)
             for child in range(CHILDREN)
         ]
-        uses = _voxels_read()
-        for offset, read, written in find_neighbours(x.voxels).pairs():
-            gathered = x.feats.index_select(0, read)
-            for child, tap in uses[offset]:
-                children[child].index_add_(0, written, F.linear(gathered, taps[child, tap]).float())
-        feats = torch.stack(children, dim=1).flatten(0, 1).to(x.feats.dtype)
-        return SparseTensor(feats, x.voxels.subdivided())
-
-
-def _voxels_read() -> list[list[tuple[int, int]]]:
-    """For every offset among coarse voxels: which child reads it with which of its eight summed taps."""
-    uses: list[list[tuple[int, int]]] = [[] for _ in range(OFFSETS)]
-    for child in range(CHILDREN):
-        for tap in range(CHILDREN):
-            step = [(child >> bit & 1) + (tap >> bit & 1) for bit in (2, 1, 0)]
-            uses[(step[0] * 3 + step[1]) * 3 + step[2]].append((child, tap))
-    return uses
+        return SparseTensor(torch.stack(children, dim=1).flatten(0, 1), x.voxels.subdivided())
 
 
 class PointwiseSparseConv3d(nn.Module):

@@ -18,9 +18,14 @@ class SparseGroupNorm(nn.GroupNorm):
     def _normalise(self, feats: Tensor) -> Tensor:
         if not len(feats):
             return feats
-        grouped = feats.float().unflatten(1, (self.num_groups, -1))
-        mean = grouped.mean(dim=(0, 2), keepdim=True)
-        deviation = (grouped - mean).square_().mean(dim=(0, 2), keepdim=True)
-        scale = (deviation + self.eps).rsqrt() * self.weight.float().view(self.num_groups, -1)
-        shift = self.bias.float().view(self.num_groups, -1) - mean * scale
-        return torch.addcmul(shift, grouped, scale).flatten(1).to(feats.dtype)
+        values = feats.float()
+        # Over voxels first and over a group's channels last: rows are contiguous.
+        mean = self._per_group(values.mean(0))
+        variance = self._per_group((values - mean).square_().mean(0))
+        scale = (variance + self.eps).rsqrt() * self.weight.float()
+        return torch.addcmul(self.bias.float() - mean * scale, values, scale).to(feats.dtype)
+
+    def _per_group(self, channels: Tensor) -> Tensor:
+        """Replace [channels] by the mean of their group."""
+        grouped = channels.unflatten(0, (self.num_groups, -1))
+        return grouped.mean(1, keepdim=True).expand_as(grouped).flatten()
