@@ -119,14 +119,13 @@ def build_cage(body: Body, quads: np.ndarray, levels: int, light: int = 2, heavy
 
 
 def body_cages(body: Body) -> dict[str, Cage]:
-    """The cages clothes are made on: tights (trunk and limbs), skirt, hair, scalp, feet."""
+    """The cages clothes are made on: tights (trunk and limbs), skirt, scalp, feet."""
     skin = body.quads["body"]
     head = (body.regions["head"][skin] > 0.5).all(1)
     foot = (body.regions["leg"][skin] > 1.75).all(1)
     return {
         "tights": build_cage(body, body.quads["tights"], 2),
         "skirt": build_cage(body, body.quads["skirt"], 2, light=3),
-        "hair": build_cage(body, body.quads["hair"], 3, light=4, heavy=2),
         "scalp": build_cage(body, skin[head], 1, light=2, heavy=6),
         "feet": build_cage(body, skin[foot], 1, light=3, heavy=12),
     }

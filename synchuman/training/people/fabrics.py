@@ -144,7 +144,11 @@ def cloth(material: Material, x: Tensor, fields: Tensor) -> Tensor:
         base = base * (0.88 + 0.16 * band(x[:, 0] * 90 + x[:, 1] * 60, 0.5, 0.15))[:, None]
     elif kind == "shoe":
         base = mix(base, b, torch.sigmoid((SOLE - x[:, 2]) / 0.0015))
-        base = mix(base, 0.6 * a + 0.3 * b, disc(x[:, 1] * 0 + 0.9 * (x[:, 1] + 0.09) / 0.05, (x[:, 0].abs() - 0.2) / 0.02) * 0.6)
+        base = mix(
+            base,
+            0.6 * a + 0.3 * b,
+            disc(x[:, 1] * 0 + 0.9 * (x[:, 1] + 0.09) / 0.05, (x[:, 0].abs() - 0.2) / 0.02) * 0.6,
+        )
     elif kind == "gradient":
         base = mix(a, b, torch.sigmoid((x[:, 2] - 0.2 + 0.3 * shift) * 6))
     if material.placket:

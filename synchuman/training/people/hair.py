@@ -8,7 +8,7 @@ from torch import Tensor
 
 from synchuman.training.people.cages import Cage
 from synchuman.training.people.noise import noise
-from synchuman.training.people.tailor import Part
+from synchuman.training.people.tailor import Fitting, Part
 from synchuman.training.render import vertex_normals
 
 # Thickness of the hair on top and at the back, roughness, in metres.
@@ -34,8 +34,8 @@ def hairline(x: np.ndarray, style: str) -> np.ndarray:
     return np.interp(x[:, 1], knots, heights)
 
 
-def scalp_part(cage: Cage, posed: Tensor, style: str, offset: float, material: int) -> Part:
-    """The hair that lies on the head."""
+def scalp_part(cage: Cage, posed: Tensor, style: str, offset: float, material: int, under_hat: bool) -> Part:
+    """The hair that lies on the head, pressed flat under a hat."""
     x = cage.reference
     x_np = x.cpu().numpy()
     ragged = 0.006 * noise(x, 60.0, offset)[:, 0].cpu().numpy()
@@ -43,7 +43,7 @@ def scalp_part(cage: Cage, posed: Tensor, style: str, offset: float, material: i
     keep = above > 0
     if style not in LONG_STYLES:
         keep &= ~((np.abs(x_np[:, 0]) > 0.0785) & (x_np[:, 2] < 0.914) & (x_np[:, 1] < 0.012))
-    top, back, rough = STYLES[style]
+    top, back, rough = (min(value, 0.009) for value in STYLES[style]) if under_hat else STYLES[style]
     base = cage.loose @ posed[cage.index] if style == "afro" else cage.fine @ posed[cage.index]
     everything = torch.from_numpy(cage.triangles(np.ones(len(x), bool))).to(base.device)
     normals = vertex_normals(base, everything)
@@ -57,23 +57,45 @@ def scalp_part(cage: Cage, posed: Tensor, style: str, offset: float, material: i
     return Part(vertices, torch.from_numpy(cage.triangles(keep)).to(base.device), x, material)
 
 
-def hanging_part(cage: Cage, posed: Tensor, style: str, offset: float, material: int, behind: bool) -> Part:
-    """Hair that hangs from the head, cut at the style's length; `behind` leaves the shoulders' front free."""
-    x = cage.reference
-    x_np = x.cpu().numpy()
-    end = BOB_END if style == "bob" else LONG_END
-    ragged = 0.012 * noise(x, 40.0, offset)[:, 0].cpu().numpy()
-    keep = x_np[:, 2] > end + ragged
-    keep &= ~((x_np[:, 1] < -0.075) & (np.abs(x_np[:, 0]) < 0.075) & (x_np[:, 2] > 0.70))
-    keep &= x_np[:, 2] < 0.985
-    if behind:
-        keep &= ~((x_np[:, 1] < -0.045) & (x_np[:, 2] < 0.80))
-    base = cage.fine @ posed[cage.index]
-    everything = torch.from_numpy(cage.triangles(np.ones(len(x), bool))).to(base.device)
-    normals = vertex_normals(base, everything)
-    locks = noise(x, (45.0, 45.0, 5.0), offset)[:, 1]
-    vertices = base + normals * (0.003 + 0.0025 * locks)[:, None]
-    return Part(vertices, torch.from_numpy(cage.triangles(keep)).to(base.device), x, material)
+def curtain() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The surface long hair is cut from, on the reference body: a sheet around the back and sides of the head.
+
+    Returns:
+        Vertices [V, 3], triangles [F, 3], and each vertex's angle from the back of the head [V].
+    """
+    z, angle = np.meshgrid(np.linspace(0.985, LONG_END - 0.05, 44), np.linspace(-2.2, 2.2, 57), indexing="ij")
+    grow = np.interp(z, [0.45, 0.72, 0.86, 0.95, 0.985], [1.1, 1.08, 1.06, 0.98, 0.75])
+    x = 0.094 * grow * np.sin(angle)
+    y = -0.045 + 0.12 * grow * np.cos(angle)
+    vertices, triangles = sheet(np.stack([x, y, z], -1))
+    return vertices, triangles, angle.ravel()
+
+
+def hanging_part(
+    rest: Tensor, transforms: Tensor, style: str, offset: float, material: int, fitting: Fitting
+) -> Part:
+    """Hair that hangs around the face (bob) or down the back (long), over what is worn.
+
+    Args:
+        rest: [V, 3] the curtain's vertices on the person at rest.
+        transforms: [2, 3, 4] of head and upper spine; the hair follows the one above and the other below.
+    """
+    points, triangles, angle = curtain()
+    x = torch.from_numpy(points).to(rest)
+    end = BOB_END if style == "bob" else LONG_END + 0.12 * offset
+    wave = noise(x, (22.0, 22.0, 3.0), offset)
+    locks = noise(x, (60.0, 60.0, 6.0), offset + 0.2)[:, 1]
+    reach = np.interp(points[:, 2], [0.69, 0.78], [1.3, 2.0 + 0.2 * offset])
+    keep = (np.abs(angle) < reach) & (points[:, 2] > end + 0.02 * wave[:, 0].cpu().numpy())
+    low = ((0.86 - x[:, 2]) / 0.2).clamp(0, 1)[:, None]
+    both = rest @ transforms[:, :, :3].transpose(1, 2) + transforms[:, None, :, 3]
+    vertices = both[0] * (1 - low) + both[1] * low
+    outward = torch.nn.functional.normalize(vertices - vertices.mean(0), dim=1)
+    down = ((0.97 - x[:, 2]) / 0.1).clamp(0, 1)
+    vertices = vertices + outward * ((0.006 * wave[:, 1] + 0.0035 * locks) * down)[:, None]
+    vertices = fitting.clear_of_trunk(vertices, "hair", 0.012)
+    chosen = triangles[keep[triangles].all(1)]
+    return Part(vertices, torch.from_numpy(chosen).to(rest.device), x, material)
 
 
 def hat_cap(cage: Cage, posed: Tensor, kind: str, material: int) -> Part:
@@ -167,6 +189,12 @@ def bag(kind: str) -> list[tuple[np.ndarray, np.ndarray]]:
     return [ellipsoid((0.27, 0.0, 0.08), (0.05, 0.13, 0.10), 0.5), strap]
 
 
+def rescale(x: Tensor, reference: Tensor, rest: Tensor) -> Tensor:
+    """Points [N, 3] on the reference body, taken to a person at rest by the extents of one region of both."""
+    scale = (rest.amax(0) - rest.amin(0)) / (reference.amax(0) - reference.amin(0))
+    return (x - reference.mean(0)) * scale + rest.mean(0)
+
+
 def rigid_part(
     piece: tuple[np.ndarray, np.ndarray], reference: Tensor, rest: Tensor, transform: Tensor, material: int
 ) -> Part:
@@ -178,7 +206,6 @@ def rigid_part(
         transform: [3, 4] of the bone that carries it.
     """
     x = torch.from_numpy(piece[0]).to(reference)
-    scale = (rest.amax(0) - rest.amin(0)) / (reference.amax(0) - reference.amin(0))
-    moved = (x - reference.mean(0)) * scale + rest.mean(0)
+    moved = rescale(x, reference, rest)
     vertices = moved @ transform[:, :3].T + transform[:, 3]
     return Part(vertices, torch.from_numpy(piece[1]).to(reference.device), x, material)

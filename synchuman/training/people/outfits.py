@@ -151,7 +151,9 @@ def overcoat(rng: np.random.Generator, hem: float, wide: float) -> list[Garment]
 
 def draw_shoes(rng: np.random.Generator) -> Material:
     """Upper and sole of a pair of shoes: mostly black, brown or white."""
-    upper = ((0.07, 0.07, 0.08), (0.3, 0.18, 0.1), (0.85, 0.85, 0.83), cloth_colour(rng))[int(rng.integers(4))]
+    upper = ((0.07, 0.07, 0.08), (0.3, 0.18, 0.1), (0.85, 0.85, 0.83), cloth_colour(rng))[
+        int(rng.integers(4))
+    ]
     sole = (0.85, 0.84, 0.8) if rng.random() < 0.5 else (0.1, 0.09, 0.08)
     return Material("shoe", (upper, sole), offset=float(rng.random()), gloss=0.12)
 
@@ -184,7 +186,7 @@ def draw_outfit(
         outfit.garments = [upper, lower] if upper.low > 0.1 else [lower, upper]
     elif kind in ("dress", "gown"):
         lower = skirt(rng, float(rng.uniform(0.5, 1.3)) if kind == "dress" else 1.95)
-        upper = top(rng, sleeve=float(rng.choice([-1.0, 0.3, 0.6, 1.9])), low=0.1)
+        upper = top(rng, sleeve=float(rng.choice([0.1, 0.3, 0.6, 1.9])), low=0.1)
         upper.material, upper.thickness, upper.flare = lower.material, 0.009, 0.01
         upper.looseness = 0.15
         outfit.garments = [upper, lower]
@@ -206,9 +208,7 @@ def draw_outfit(
         outfit.hat = str(rng.choice(HATS))
         outfit.hat_material = draw_cloth(rng)
     if rng.random() < 0.93:
-        outfit.shoe_material = Material(
-            "plain", (shoe_colour(rng), (0.85, 0.84, 0.8) if rng.random() < 0.5 else (0.06, 0.05, 0.05))
-        )
+        outfit.shoe_material = draw_shoes(rng)
         outfit.shoe_height = float(rng.choice([1.93, 1.97, 1.78], p=[0.35, 0.45, 0.2]))
     if rng.random() < 0.12:
         outfit.bag = str(rng.choice(["backpack", "shoulder"]))

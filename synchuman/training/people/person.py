@@ -52,8 +52,10 @@ class Studio:
 
     body: Body
     cages: dict[str, Cage]
-    skirt_neighbours: Tensor
+    neighbours: dict[str, Tensor]
     reference: np.ndarray
+    head: Tensor
+    trunk: Tensor
 
 
 @lru_cache(maxsize=2)
@@ -61,7 +63,17 @@ def open_studio(path: Path = BODY_FILE, device: str = "cpu") -> Studio:
     """Load the body and build the cages once for each device (a few seconds)."""
     body = load_body(path, device)
     cages = body_cages(body)
-    return Studio(body, cages, nearest_on_trunk(cages), body.reference.cpu().numpy())
+    neighbours = {
+        "skirt": nearest_on_trunk(cages, cages["skirt"].reference.cpu().numpy()),
+        "hair": nearest_on_trunk(cages, heads.curtain()[0]),
+    }
+    regions = body.regions
+    is_body = np.zeros(len(body.template), bool)
+    is_body[np.unique(body.quads["body"])] = True
+    head = is_body & (regions["head"] > 0.9)
+    trunk = is_body & (regions["arm"] < -0.9) & (regions["leg"] < -0.9) & (regions["height"] < 1)
+    rows = (torch.from_numpy(np.flatnonzero(mask)).to(device) for mask in (head, trunk))
+    return Studio(body, cages, neighbours, body.reference.cpu().numpy(), *rows)
 
 
 def draw_phenotypes(rng: np.random.Generator) -> dict[str, float]:
@@ -177,7 +189,7 @@ def dress(
     device = posed.device
     parts: list[Part] = []
     hidden = np.zeros(len(posed), bool)
-    fitting = Fitting(cages, posed, studio.skirt_neighbours)
+    fitting = Fitting(cages, posed, studio.neighbours)
 
     def use(material: Material | None) -> int:
         materials.append(material or Material("plain", ((0.2, 0.2, 0.2),)))
@@ -201,10 +213,16 @@ def dress(
     offset = float(rng.random())
     if outfit.hair != "bald":
         index = use(outfit.hair_material)
-        parts.append(heads.scalp_part(cages["scalp"], posed, outfit.hair, offset, index))
+        parts.append(heads.scalp_part(cages["scalp"], posed, outfit.hair, offset, index, bool(outfit.hat)))
         if outfit.hair in heads.LONG_STYLES:
-            behind = bool(rng.random() < 0.5)
-            parts.append(heads.hanging_part(cages["hair"], posed, outfit.hair, offset, index, behind))
+            sheet = torch.from_numpy(heads.curtain()[0]).to(rest)
+            on_head, on_trunk = (
+                heads.rescale(sheet, body.reference[rows], rest[rows]) for rows in (studio.head, studio.trunk)
+            )
+            share = ((0.8 - sheet[:, 2:]) / 0.1).clamp(0, 1)
+            pair = transforms[[body.index("head"), body.index("spine01")]]
+            hung = on_head * (1 - share) + on_trunk * share
+            parts.append(heads.hanging_part(hung, pair, outfit.hair, offset, index, fitting))
     parts += carried_parts(studio, outfit, rest, posed, transforms, use)
     skin = triangulate(body.quads["body"])
     eyes = triangulate(np.concatenate([body.quads["eye_left"], body.quads["eye_right"]]))
@@ -240,28 +258,24 @@ def carried_parts(
             heads.rigid_part(p, body.reference[rows], rest[rows], transform, material) for p in pieces
         )
 
-    is_body = np.zeros(len(rest), bool)
-    is_body[np.unique(body.quads["body"])] = True
-    head = is_body & (body.regions["head"] > 0.9)
-    trunk = (
-        is_body & (body.regions["arm"] < -0.9) & (body.regions["leg"] < -0.9) & (body.regions["height"] < 1)
-    )
     if outfit.hat:
         index = use(outfit.hat_material)
         parts.append(heads.hat_cap(studio.cages["scalp"], posed, outfit.hat, index))
         if outfit.hat != "beanie":
-            carry([heads.brim(outfit.hat)], "head", head, index)
+            carry([heads.brim(outfit.hat)], "head", studio.head, index)
     elif outfit.hair == "bun":
         carry(
             [heads.ellipsoid((0.0, 0.075, 0.985), (0.042, 0.042, 0.042))],
             "head",
-            head,
+            studio.head,
             use(outfit.hair_material),
         )
     if outfit.glasses:
-        carry(heads.glasses(), "head", head, use(Material("plain", ((0.05, 0.05, 0.06),), gloss=0.3)))
+        carry(heads.glasses(), "head", studio.head, use(Material("plain", ((0.05, 0.05, 0.06),), gloss=0.3)))
         if outfit.glasses == "dark":
-            carry(heads.lenses(), "head", head, use(Material("plain", ((0.06, 0.05, 0.05),), gloss=0.5)))
+            carry(
+                heads.lenses(), "head", studio.head, use(Material("plain", ((0.06, 0.05, 0.05),), gloss=0.5))
+            )
     if outfit.bag:
-        carry(heads.bag(outfit.bag), "spine02", trunk, use(outfit.bag_material))
+        carry(heads.bag(outfit.bag), "spine02", studio.trunk, use(outfit.bag_material))
     return parts

@@ -45,11 +45,17 @@ def covers(
     front = reference[:, 1] < 0.0
     vee = garment.neckline * np.clip(1 - np.abs(reference[:, 0]) / 0.1, 0, 1) * front
     trunk = (
-        (arm < 0.0) & (leg < 0.0) & (height > garment.low + margin) & (height < max(garment.high, 1.04) - vee - margin)
+        (arm < 0.0)
+        & (leg < 0.0)
+        & (height > garment.low + margin)
+        & (height < max(garment.high, 1.04) - vee - margin)
     )
     if garment.high < TURTLENECK:
         radius = NECK_RADIUS + 0.5 * max(1.0 - garment.high, 0.0) + margin
-        trunk &= ~((np.hypot(reference[:, 0], reference[:, 1] - 0.005) < radius) & (height > 0.8))
+        trunk &= ~(
+            (np.hypot(reference[:, 0], reference[:, 1] - 0.005) < radius)
+            & (height > np.where(front, 0.8, 0.99))
+        )
     on_arm = (arm >= 0.0) & (arm < garment.sleeve - 2 * margin) & (garment.sleeve > 0)
     if garment.sleeve > 0:
         trunk |= (arm >= 0.0) & (arm < garment.sleeve - 2 * margin)
@@ -82,7 +88,10 @@ def fold_field(garment: Garment, cage: Cage, offset: float) -> Tensor:
     soft = noise(x, (9.0, 9.0, 6.0), offset)[:, 0]
     across = 1 - noise(x, (10.0, 10.0, 26.0), offset + 0.3)[:, 1].abs().clamp(max=1.5)
     near = np.zeros(len(regions["arm"]))
-    for name, joints in (("arm", ((0.1, 0.25), (1.0, 1.0), (1.85, 0.8))), ("leg", ((0.1, 0.6), (1.0, 1.0), (1.9, 1.0)))):
+    for name, joints in (
+        ("arm", ((0.1, 0.25), (1.0, 1.0), (1.85, 0.8))),
+        ("leg", ((0.1, 0.6), (1.0, 1.0), (1.9, 1.0))),
+    ):
         for joint, strength in joints:
             near = np.maximum(near, strength * np.exp(-(((regions[name] - joint) / 0.22) ** 2)))
     waist = np.exp(-(((regions["height"] - 0.25) / 0.14) ** 2)) * (regions["arm"] < 0) * 0.7
@@ -101,9 +110,9 @@ def fold_field(garment: Garment, cage: Cage, offset: float) -> Tensor:
 class Fitting:
     """Lays garments over one posed body, each outside those laid before it."""
 
-    def __init__(self, cages: dict[str, Cage], posed: Tensor, skirt_neighbours: Tensor) -> None:
+    def __init__(self, cages: dict[str, Cage], posed: Tensor, neighbours: dict[str, Tensor]) -> None:
         self.cages = cages
-        self.skirt_neighbours = skirt_neighbours
+        self.neighbours = neighbours
         self.skirt_height = torch.from_numpy(cages["skirt"].regions["height"]).to(posed)
         self.base: dict[str, Tensor] = {}
         self.loose: dict[str, Tensor] = {}
@@ -151,7 +160,7 @@ class Fitting:
         vertices = vertices + self.normals[name] * push[:, None]
         if name == "skirt":
             # At the waist the skirt meets what is worn on the trunk; at the hips it must clear it.
-            near = self.skirt_neighbours
+            near = self.neighbours["skirt"]
             normals = self.normals["tights"][near]
             height = self.skirt_height
             gap = ((vertices - self.outermost["tights"][near]) * normals).sum(1)
@@ -161,11 +170,19 @@ class Fitting:
             vertices = vertices + waist * (self.outermost["tights"][near] + normals * LAYER_GAP - vertices)
         return vertices
 
+    def clear_of_trunk(self, vertices: Tensor, name: str, gap: float) -> Tensor:
+        """Push vertices whose `neighbours` are `name` out of what is worn on the trunk."""
+        near = self.neighbours[name]
+        normals = self.normals["tights"][near]
+        inside = gap - ((vertices - self.outermost["tights"][near]) * normals).sum(1)
+        chest = torch.from_numpy(self.cages["tights"].regions["height"] < 1.0).to(vertices.device)[near]
+        return vertices + normals * (inside.clamp(min=0, max=0.08) * chest)[:, None]
 
-def nearest_on_trunk(cages: dict[str, Cage]) -> Tensor:
-    """For each skirt vertex the nearest vertex of the tights on the reference body: [N] indices."""
+
+def nearest_on_trunk(cages: dict[str, Cage], points: np.ndarray) -> Tensor:
+    """For each of [N, 3] points of the reference body the nearest vertex of the tights: [N] indices."""
     from scipy.spatial import cKDTree
 
-    tree = cKDTree(cages["tights"].reference.cpu().numpy())
-    _, near = tree.query(cages["skirt"].reference.cpu().numpy())
-    return torch.from_numpy(near.astype(np.int64)).to(cages["skirt"].reference.device)
+    trunk = cages["tights"].reference
+    _, near = cKDTree(trunk.cpu().numpy()).query(points)
+    return torch.from_numpy(near.astype(np.int64)).to(trunk.device)
