@@ -11,15 +11,16 @@ from scipy.sparse.csgraph import connected_components
 SMALLEST_PART = 0.05
 # Rays along the six axis directions that must meet the shell for a voxel to count as inside.
 HITS_INSIDE = 5
+CHAMBER = 2.5  # voxels from its middle to the shell that make a surrounded space more than a crease
 
 
 def fill_inside(occupied: np.ndarray, radii: tuple[int, ...] = (1, 2)) -> np.ndarray:
     """Fill what a shell of voxels encloses, also when the shell has holes.
 
-    A voxel is inside when the shell is met along at least five of the six axis directions (which closes even
-    large holes on one side), or when the outside cannot reach it through the shell. As one missing voxel
-    would let an exact flood in, the outside is a ball of a radius of one, then two voxels; narrow gaps that
-    only the ball cannot enter (between legs, under arms) stay outside.
+    A voxel is inside when the outside cannot reach it through the shell. As one missing voxel would let an
+    exact flood in, the outside is a ball of a radius of one, then two voxels; narrow gaps that only the ball
+    cannot enter (between legs, under arms) stay outside. Larger holes on one side are closed too: chambers
+    whose voxels meet the shell along at least five of the six axis directions.
 
     Args:
         occupied: [n, n, n] bool, the shell or a solid.
@@ -28,26 +29,29 @@ def fill_inside(occupied: np.ndarray, radii: tuple[int, ...] = (1, 2)) -> np.nda
     Returns:
         [n, n, n] bool, the solid.
     """
-    hits = np.zeros(occupied.shape, np.int8)
-    for axis in range(3):
-        ahead = np.logical_or.accumulate(occupied, axis=axis)
-        behind = np.flip(np.logical_or.accumulate(np.flip(occupied, axis), axis=axis), axis)
-        hits += ahead.astype(np.int8) + behind.astype(np.int8)
-    solid = ndimage.binary_fill_holes(occupied | (hits >= HITS_INSIDE))
+    solid = ndimage.binary_fill_holes(occupied)
     pad = max(radii) + 2
     for radius in radii:
         empty = np.pad(~solid, pad, constant_values=True)
         room = ndimage.distance_transform_edt(empty)
         labels, _ = ndimage.label(room > radius)
-        outside = ndimage.binary_dilation(labels == labels[0, 0, 0], iterations=radius + 1, mask=empty)
-        sealed, count = ndimage.label(empty & ~outside)
-        if not count:
-            continue
-        widest = ndimage.maximum(room, sealed, np.arange(count + 1))
-        chamber = widest > radius + 0.5
-        chamber[0] = False
-        solid |= chamber[sealed][pad:-pad, pad:-pad, pad:-pad]
-    return solid
+        outside = ndimage.binary_dilation(labels == labels[0, 0, 0], iterations=radius, mask=empty)
+        solid |= _wide(empty & ~outside, room, radius + 0.5)[pad:-pad, pad:-pad, pad:-pad]
+    hits = np.zeros(occupied.shape, np.int8)
+    for axis in range(3):
+        ahead = np.logical_or.accumulate(occupied, axis=axis)
+        behind = np.flip(np.logical_or.accumulate(np.flip(occupied, axis), axis=axis), axis)
+        hits += ahead.astype(np.int8) + behind.astype(np.int8)
+    # Creases are surrounded too, but narrow; what is surrounded and wide is an open chamber of the body.
+    solid |= _wide(~solid & (hits >= HITS_INSIDE), ndimage.distance_transform_edt(~solid), CHAMBER)
+    return ndimage.binary_fill_holes(solid)
+
+
+def _wide(region: np.ndarray, room: np.ndarray, width: float) -> np.ndarray:
+    """Keep the connected parts of a region with more room than a width somewhere."""
+    labels, count = ndimage.label(region)
+    wide = np.append(False, ndimage.maximum(room, labels, np.arange(1, count + 1)) > width)
+    return wide[labels]
 
 
 def drop_small_parts(solid: np.ndarray, smallest: float = SMALLEST_PART) -> np.ndarray:

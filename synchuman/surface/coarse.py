@@ -12,13 +12,15 @@ from synchuman.surface.sources import Source, signed_outline
 from synchuman.views import FACE, VIEWS
 
 PAD = 3  # empty voxels around the grid, so that the surface closes where the person touches the cube
-SMOOTHINGS = 24
+SMOOTHINGS = 12
 SMOOTHING_SIGMA = 0.8  # voxels
+SOLID_SHARE = 0.1  # of the voxels lie deep inside when the structure is a solid rather than a shell
 OUTLINE_LIMIT = {
     True: 2.0,
     False: 1.0,
 }  # voxels that the photo (True) or a generated view may move the outline
 OUTLINE_BAND = 2.5  # voxels around the outline of the surface in which an image may move it
+OUTLINE_DEPTH = 3.0  # voxels from the rim over which its move fades
 
 
 def coarse_surface(
@@ -72,9 +74,9 @@ def smooth_field(solid: np.ndarray, occupied: np.ndarray) -> np.ndarray:
     """Find the smoothest signed distance that agrees with the voxels.
 
     A plane touches a voxel when it passes its centre within a = (|n_x| + |n_y| + |n_z|) / 2 voxels. So the
-    distance is known to lie within [-a, a] in shell voxels, above a outside and below -a inside. Smoothing and
-    clamping to these bounds in turn leaves no steps, needs no guess of where in its voxels the surface lies and
-    does not melt thin limbs (the idea of Gibson, Constrained Elastic Surface Nets, 1998, there on vertices).
+    distance is known to lie within [-a, a] in shell voxels, above a outside and below -a inside. Smoothing
+    and clamping to these bounds in turn leaves no steps, needs no guess of where in its voxels the surface
+    lies and does not melt thin limbs (Gibson, Constrained Elastic Surface Nets, 1998, does so to meshes).
 
     Args:
         solid: [n, n, n] bool, the shell with its inside filled.
@@ -91,7 +93,7 @@ def smooth_field(solid: np.ndarray, occupied: np.ndarray) -> np.ndarray:
     length = np.linalg.norm(gradient, axis=0)
     reach = 0.5 * np.abs(gradient).sum(0) / np.maximum(length, 1e-6)
     reach = np.clip(np.where(length > 0.2, reach, 0.5), 0.5, 0.87)
-    is_shell = not (occupied & (depth > 2.5)).any()
+    is_shell = (occupied & (depth > 2.5)).sum() < SOLID_SHARE * occupied.sum()
     if is_shell:
         shell = occupied
         high = np.where(shell, reach, -reach)
@@ -132,7 +134,7 @@ def move_outline(field: np.ndarray, outline: np.ndarray, axis: int, limit: float
     grazing = np.clip(OUTLINE_BAND + 0.5 - np.abs(deepest), 0, 1)
     move = np.clip(outline - deepest, -limit, limit) * grazing
     move, deepest = np.expand_dims(move, axis), np.expand_dims(deepest, axis)
-    field += move * np.clip(2.0 - (field - deepest), 0, 1)
+    field += move * np.clip(1 - (field - deepest) / OUTLINE_DEPTH, 0, 1)
 
 
 def _outline(

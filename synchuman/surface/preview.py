@@ -79,9 +79,9 @@ def render(
     picture[covered, :3] = color
     picture[covered, 3] = 1
     small = cv2.resize(picture, (size, size), interpolation=cv2.INTER_AREA)
-    small[..., :3] /= np.maximum(small[..., 3:], 1e-6)
-    small[..., 3] *= 255
-    return np.clip(small + 0.5, 0, 255).astype(np.uint8)
+    straight = small[..., :3] / np.maximum(small[..., 3:], 1e-6)
+    rgba = np.concatenate([straight, small[..., 3:] * 255], axis=2)
+    return np.clip(rgba + 0.5, 0, 255).astype(np.uint8)
 
 
 def contact_sheet(

@@ -11,8 +11,12 @@ from synchuman.views import FACE, FACE_COLUMNS, NUM_VIEWS, VIEWS, project
 
 # A pixel of a normal image is background when all its channels are at least this bright.
 BACKGROUND = 230
-# Pixels of the photo with less alpha than this carry colour of the background.
-OPAQUE = 230
+# The outline of the photo's alpha.
+HALF_ALPHA = 128
+# A generated mask holds every pixel with a trace of the person: it is this many pixels too wide all around.
+MASK_EXCESS = 0.35
+# Masks have steps of a pixel; distances to them are smoothed by this much, in units of the cube.
+OUTLINE_SIGMA = 0.005
 
 
 @dataclass(frozen=True)
@@ -92,7 +96,7 @@ def photo_source(photo: np.ndarray) -> Source:
     top, bottom = int(rows.min()), int(rows.max())
     length = max(right - left, bottom - top, 1)
     offset = ((left + right - length) / 2, (top + bottom - length) / 2)
-    return Source(0, photo[..., :3], photo[..., 3] >= OPAQUE, float(length), offset, photo=True)
+    return Source(0, photo[..., :3], photo[..., 3] >= HALF_ALPHA, float(length), offset, photo=True)
 
 
 def signed_outline(source: Source, columns: np.ndarray, rows: np.ndarray) -> np.ndarray:
@@ -112,11 +116,14 @@ def signed_outline(source: Source, columns: np.ndarray, rows: np.ndarray) -> np.
     inside = cv2.distanceTransform(mask, cv2.DIST_L2, 5)
     outside = cv2.distanceTransform(1 - mask, cv2.DIST_L2, 5)
     distance = np.where(mask > 0, 0.5 - inside, outside - 0.5).astype(np.float32)
+    if not source.photo:
+        distance += MASK_EXCESS
     x = (columns + 0.5) * source.scale + source.offset[0] + pad - 0.5
     y = (0.5 - rows) * source.scale + source.offset[1] + pad - 0.5
     grid_x, grid_y = np.meshgrid(x.astype(np.float32), y.astype(np.float32), indexing="ij")
     # Distances are smooth: bilinear reading keeps the resolution of the image, not of the grid.
-    read = cv2.remap(distance, grid_x, grid_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    smooth = cv2.GaussianBlur(distance, (0, 0), OUTLINE_SIGMA * source.scale)
+    read = cv2.remap(smooth, grid_x, grid_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     return read / source.scale
 
 

@@ -22,7 +22,9 @@ _JUMP_REACH = 8  # pixels of the depth map beside a nearer surface that are in d
 _DROP_REACH = 4  # pixels of the depth map within the outline of the nearer surface that are in doubt
 _GRAZING = 0.12  # cosine below which a camera does not see a texel
 _PHOTO_FROM, _PHOTO_FULL = 0.22, 0.5  # cosines between which the photo replaces the views
+_LITTLE, _WELL = 1e-3, 0.02  # least trust in a photo that sees a texel; weight from which views know a texel
 _REACH_OUT = 0.03  # how far outside its mask, in units of the cube, a source lends its nearest colour
+_EDGE = 1 / 300  # width, in units of the cube, of the border of a mask that mixes with the background
 _STEPS = 9
 
 
@@ -65,6 +67,9 @@ def bake(
     texels = _texels(vertices, faces, normals, atlas, size)
     seen: dict[int, tuple[np.ndarray, np.ndarray]] = {}
     photo: tuple[np.ndarray, np.ndarray] | None = None
+    if any(source.photo for source in sources):
+        # The generated front and face show what the photo shows, less well and slightly elsewhere.
+        sources = [source for source in sources if source.photo or source.view not in (FRONT, FACE)]
     for step, source in enumerate(sources):
         checkpoint("texture", 1 + min(step, _STEPS - 4), _STEPS)
         color, weight = _look_up(source, texels, vertices, faces, atlas.density)
@@ -120,9 +125,17 @@ def _look_up(
     if not source.mask.any():
         return color, weight
     source = _shrink(source, density)
-    eroded = cv2.erode(source.mask.astype(np.uint8), _disc(max(1, round(source.scale / 500)))) > 0
+    eroded = (
+        cv2.erode(
+            source.mask.astype(np.uint8), _disc(max(1 if source.photo else 2, round(source.scale * _EDGE)))
+        )
+        > 0
+    )
     mask = eroded if eroded.any() else source.mask
     image, outside = extend(source.image, mask)
+    # Nearest colours run out of the mask in streaks; blurred, they pass for cloth.
+    blurred = cv2.GaussianBlur(image, (0, 0), 0.008 * source.scale)
+    image = np.where((outside > 0.5 + 0.004 * source.scale)[..., None], blurred, image)
     inside = cv2.distanceTransform(mask.astype(np.uint8), cv2.DIST_L2, 5)
 
     cosine = texels.normals @ source.direction
@@ -155,16 +168,15 @@ def _sight(
         return (plane / _LOOK_EXTENT + 0.5) * _LOOK, p @ source.direction
 
     at, depth = look(vertices)
-    nearest = rasterize(at, faces, _LOOK, _LOOK, depth).depth
+    nearest = np.maximum(rasterize(at, faces, _LOOK, _LOOK, depth).depth, -2)
     above = cv2.dilate(nearest, _disc(_JUMP_REACH))
-    below = cv2.erode(np.maximum(nearest, -2), _disc(_DROP_REACH))
+    below = cv2.erode(nearest, _disc(_DROP_REACH))
     pixels, own = look(points)
-    column, row = np.clip(pixels.astype(np.int64), 0, _LOOK - 1).T
     slope = np.sqrt(1 - np.clip(cosine, 0, 1) ** 2) / np.maximum(cosine, _GRAZING)
     pixel = _LOOK_EXTENT / _LOOK
-    visible = own >= nearest[row, column] - _BIAS - slope * pixel
-    jump = above[row, column] - own - slope * pixel * _JUMP_REACH
-    drop = own - below[row, column] - slope * pixel * _DROP_REACH
+    visible = own >= _read(nearest, pixels, cv2.INTER_LINEAR) - _BIAS - slope * pixel
+    jump = _read(above, pixels, cv2.INTER_LINEAR) - own - slope * pixel * _JUMP_REACH
+    drop = own - _read(below, pixels, cv2.INTER_LINEAR) - slope * pixel * _DROP_REACH
     doubt = np.maximum(jump, drop) / _JUMP - 1
     return np.where(visible, np.clip(1 - doubt, 0.02, 1), 0).astype(np.float32)
 
@@ -183,8 +195,6 @@ def _merge(
             color = color * exposure(color, weight, *photo)
         elif view == BACK:
             color = color * exposure(color, weight, total / np.maximum(weights, 1e-9)[:, None], weights)
-        if photo is not None and view in (FRONT, FACE):
-            weight = weight * 0.05  # they show what the photo shows, less well
         total += color * weight[:, None]
         weights += weight
     known = weights > 1e-4
@@ -194,9 +204,10 @@ def _merge(
     color, weight = photo
     cosine = np.clip(-texels.normals[:, 1], 0, 1)
     full = np.clip((cosine - _PHOTO_FROM) / (_PHOTO_FULL - _PHOTO_FROM), 0, 1)
-    share = full * full * (3 - 2 * full) * weight / np.maximum(cosine**4, 1e-6)
-    share = np.where(known, np.clip(share, 0, 1), 1.0)
-    share[weight <= 1e-5] = 0
+    trust = np.clip(full * full * (3 - 2 * full) * weight / np.maximum(cosine**4, 1e-6), 0, 1)
+    trust = np.maximum(trust, np.minimum(weight, _LITTLE))
+    # Where the views know little, even a grazing photo is better; where they know, they take over smoothly.
+    share = trust / np.maximum(trust + (1 - trust) * np.clip(weights / _WELL, 0, 1), 1e-9)
     return merged + (color - merged) * share[:, None], known | (weight > 1e-5)
 
 
