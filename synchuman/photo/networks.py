@@ -97,6 +97,7 @@ def detect(rgb: np.ndarray, threshold: float) -> list[Circle]:
 
     Decoding follows BlazePose (Bazarevsky et al. 2020, section 3): offsets from the anchors in input pixels,
     then four key points, of which the first is the middle of the hips and the second lies on the circle.
+
     Args:
         rgb: [h, w, 3] uint8.
         threshold: Least score in [0, 1].

@@ -10,7 +10,7 @@ import numpy as np
 from synchuman.photo.networks import Circle, Pose, detect, estimate_pose
 
 MIN_DETECTION = 0.5
-MIN_POSE = 0.5
+MIN_TOGETHER = 0.42  # product of both scores: chairs and rockets stay below, half hidden people above
 SAME_OVERLAP = 0.3  # of the head boxes: two detections of one person
 SAME_DISTANCE = 0.15  # of the body's radius: two poses of one person
 MAX_PEOPLE = 8
@@ -66,7 +66,7 @@ def distinct(rgb: np.ndarray, circles: list[Circle]) -> list[Person]:
     people: list[Person] = []
     for circle in kept[:MAX_PEOPLE]:
         pose = estimate_pose(rgb, circle)
-        if pose.score < MIN_POSE:
+        if pose.score * circle.score < MIN_TOGETHER:
             continue
         distances = [np.linalg.norm(pose.landmarks - p.pose.landmarks, axis=1).mean() for p in people]
         if all(d > SAME_DISTANCE * circle.radius for d in distances):
