@@ -75,7 +75,7 @@ class Attention(nn.Module):
 
 
 class FusedSelfAttention(nn.Module):
-    """Self attention with one projection for queries, keys and values; queries and keys RMS-normed per head."""
+    """Self attention with one fused projection; queries and keys are RMS-normed per head."""
 
     def __init__(self, width: int, heads: int, normalise: bool = True) -> None:
         super().__init__()

@@ -54,4 +54,4 @@ class TimestepEmbedder(nn.Module):
 
     def forward(self, times: Tensor) -> Tensor:
         """Embed times [n] (0 to 1000) as [n, width]."""
-        return self.mlp(sinusoid(times, self.sinusoid_width).to(self.mlp[0].weight.dtype))
+        return self.mlp(sinusoid(times, self.sinusoid_width).to(next(self.parameters()).dtype))

@@ -9,8 +9,16 @@ from synchuman.nn.attention import FusedCrossAttention, FusedSelfAttention, KeyV
 NORM_EPS = 1e-6
 
 
+def zero_linear(in_features: int, out_features: int) -> nn.Linear:
+    """Build a linear layer that gives zero until it is trained, so that an untrained branch does no harm."""
+    layer = nn.Linear(in_features, out_features)
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
 class ModulatedBlock(nn.Module):
-    """Adaptive-norm transformer block (Peebles and Xie 2023, section 3.2, adaLN) with cross attention between.
+    """Adaptive-norm transformer block (Peebles and Xie 2023, section 3.2) with cross attention between.
 
     Self attention and feed-forward are shifted, scaled and gated by the time; the cross attention is not.
 
@@ -32,10 +40,8 @@ class ModulatedBlock(nn.Module):
         self.mlp = nn.Sequential(
             nn.Linear(width, hidden), nn.GELU(approximate="tanh"), nn.Linear(hidden, width)
         )
-        self.modulation = nn.Sequential(nn.SiLU(), nn.Linear(width, 6 * width))
-        # Closed gates at the start of training (adaLN-Zero).
-        nn.init.zeros_(self.modulation[1].weight)
-        nn.init.zeros_(self.modulation[1].bias)
+        # Gates start closed (adaLN-Zero).
+        self.modulation = nn.Sequential(nn.SiLU(), zero_linear(width, 6 * width))
 
     def project(self, context: Tensor) -> KeyValue:
         """Project the condition [batch, tokens, context width] once for all steps."""

@@ -15,7 +15,7 @@ from synchuman.stage1.config import AutoencoderConfig, ClipConfig, ImageEncoderC
 from synchuman.views import VIEWS
 
 if TYPE_CHECKING:
-    from diffusers import AutoencoderKL
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
     from transformers import CLIPVisionModelWithProjection, Dinov2WithRegistersModel
 
 # Means and deviations of RGB in [0, 1] on which the public encoders were trained.
@@ -23,6 +23,8 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+# Pixels that the image autoencoder takes at once: one published image, or several small ones.
+SLICE_PIXELS = 768 * 768
 
 
 def build_image_encoder(config: ImageEncoderConfig) -> Dinov2WithRegistersModel:
@@ -44,7 +46,7 @@ def build_image_encoder(config: ImageEncoderConfig) -> Dinov2WithRegistersModel:
 
 def build_image_autoencoder(config: AutoencoderConfig) -> AutoencoderKL:
     """Build an image autoencoder (Rombach et al. 2022), randomly initialised."""
-    from diffusers import AutoencoderKL
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 
     levels = len(config.widths)
     return AutoencoderKL(
@@ -111,7 +113,7 @@ def select_prompts(view_prompts: Tensor) -> Tensor:
 
 
 def encode_images(autoencoder: AutoencoderKL, images: Tensor) -> Tensor:
-    """Encode images into scaled latents, the mode of their distribution, one image at a time.
+    """Encode images into scaled latents, the mode of their distribution, in slices.
 
     Args:
         autoencoder: Its `scaling_factor` is applied.
@@ -121,15 +123,23 @@ def encode_images(autoencoder: AutoencoderKL, images: Tensor) -> Tensor:
         [b, latent channels, h / factor, w / factor] in the autoencoder's dtype.
     """
     pixels = (images.movedim(-1, 1).float() / 127.5 - 1).to(autoencoder.dtype)
-    latents = [autoencoder.encode(image).latent_dist.mode() for image in pixels.split(1)]
-    return torch.cat(latents) * autoencoder.config.scaling_factor
+    count = _slice_length(pixels.shape[-2] * pixels.shape[-1])
+    latents = [autoencoder.encode(part).latent_dist.mode() for part in pixels.split(count)]
+    return torch.cat(latents) * autoencoder.config["scaling_factor"]
 
 
 def decode_images(autoencoder: AutoencoderKL, latents: Tensor) -> Tensor:
-    """Decode scaled latents [b, latent channels, h, w] into float32 images [b, H, W, 3] in [0, 1], one by one."""
-    latents = (latents / autoencoder.config.scaling_factor).to(autoencoder.dtype)
-    images = [autoencoder.decode(latent).sample.float() for latent in latents.split(1)]
+    """Decode scaled latents [b, c, h, w] into float32 images [b, H, W, 3] in [0, 1], in slices."""
+    latents = (latents / autoencoder.config["scaling_factor"]).to(autoencoder.dtype)
+    factor = 2 ** (len(autoencoder.config["block_out_channels"]) - 1)
+    count = _slice_length(latents.shape[-2] * latents.shape[-1] * factor**2)
+    images = [autoencoder.decode(part).sample.float() for part in latents.split(count)]
     return (torch.cat(images) / 2 + 0.5).clamp(0, 1).movedim(1, -1)
+
+
+def _slice_length(pixels: int) -> int:
+    """Number of images of that many pixels in one slice."""
+    return max(1, SLICE_PIXELS // pixels)
 
 
 def _normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:

@@ -90,8 +90,8 @@ class JointNetworkConfig:
             if self.attention[level] or level == levels - 1:
                 _require(
                     self.map_size(level) % 3 == 0,
-                    f"latent_size {self.latent_size} gives {self.map_size(level)} rows at level {level}; maps with "
-                    "attention need a multiple of 3, because the face fills a third of the front view",
+                    f"latent_size {self.latent_size} gives {self.map_size(level)} rows at a level; maps "
+                    "with attention need a multiple of 3, as the face fills a third of the front view",
                 )
             _require(
                 self.widths[level] % self.heads[level] == 0,
@@ -188,7 +188,7 @@ class Stage1Config:
         _require(
             joint.in_channels == 2 * autoencoder.latent_channels
             and joint.out_channels == autoencoder.latent_channels,
-            "the joint network takes noisy and condition latents and returns latents of the image autoencoder",
+            "the joint network takes two latents of the image autoencoder (noisy, condition) and returns one",
         )
         _require(
             joint.structure.channels == self.structure_decoder.latent_channels,
@@ -220,9 +220,8 @@ def from_dict(cls: type[Config], data: dict[str, Any]) -> Config:
     """
     hints = typing.get_type_hints(cls)
     if set(data) != set(hints):
-        raise ValueError(
-            f"{cls.__name__}: missing {sorted(set(hints) - set(data))}, unknown {sorted(set(data) - set(hints))}."
-        )
+        missing, unknown = sorted(set(hints) - set(data)), sorted(set(data) - set(hints))
+        raise ValueError(f"{cls.__name__}: missing {missing}, unknown {unknown}.")
     return cls(**{name: _convert(hints[name], value) for name, value in data.items()})
 
 

@@ -124,7 +124,7 @@ class JointNetwork(nn.Module):
         """Return both velocities.
 
         Args:
-            sample: [B, in channels, h, w] noisy latents, then condition latents; B = 10 * groups as in `layout`.
+            sample: [B, in channels, h, w] noisy, then condition latents; B = 10 * groups as in `layout`.
             times: [] or [groups] times from 0 to 1000.
             structure: [groups, channels, n, n, n] noisy structure latents.
             conditions: What `prepare` returned for the same groups.

@@ -1,8 +1,8 @@
 """How images, sample groups and domains share one batch.
 
 A *group* is everything that belongs to one sample: one human, or one half (unconditional, conditional) of a
-guided step. The 2D batch holds domain, group, view, the last fastest: image (d * groups + g) * 5 + v. Domain 0 is
-the normals, domain 1 the colours; views follow `views.VIEWS`. The 3D batch holds one entry per group.
+guided step. The 2D batch holds domain, group, view, the last fastest: image (d * groups + g) * 5 + v. Domain
+0 is the normals, domain 1 the colours; views follow `views.VIEWS`. The 3D batch holds one entry per group.
 """
 
 from __future__ import annotations

@@ -61,7 +61,7 @@ class MultiviewBlock(nn.Module):
         return x + self.ff(self.norm3(x))
 
     def attend_domains(self, x: Tensor, rows: int) -> Tensor:
-        """Let a normal image and its colour twin attend to both, then blend the face in; [B, tokens, width]."""
+        """Let a normal image and its colour twin attend to both, then blend the face; [B, tokens, width]."""
         normal, color = x.chunk(2)
         both = self.attn1(torch.cat([normal, color], dim=1)).chunk(2, dim=1)
         return blend_face(torch.cat([both[NORMAL], both[COLOR]]), rows)
@@ -85,7 +85,7 @@ class MultiviewBlock(nn.Module):
 
 
 class MultiviewTransformer(nn.Module):
-    """A multiview block on maps: group norm and linear projection before, linear projection and residual after."""
+    """A multiview block on maps: group norm and projection before, projection and residual after."""
 
     def __init__(self, width: int, heads: int, prompt_width: int, norm_groups: int) -> None:
         super().__init__()

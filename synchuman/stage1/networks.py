@@ -18,7 +18,7 @@ from synchuman.stage1.structure_decoder import StructureDecoder
 from synchuman.weights import keymaps
 
 if TYPE_CHECKING:
-    from diffusers import AutoencoderKL
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
     from transformers import CLIPVisionModelWithProjection, Dinov2WithRegistersModel
 
 CONFIG_FILE = "variant.json"
@@ -120,7 +120,7 @@ def load_networks(folder: Path, config: Stage1Config) -> Networks:
 
 
 def save_networks(networks: Networks, config: Stage1Config, folder: Path, dtype: torch.dtype) -> None:
-    """Write a variant: safetensors per network, image encoder under public DINOv2 names, and the sizes as JSON."""
+    """Write a variant: safetensors per network (DINOv2 under its public names), and the sizes as JSON."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, module in networks.modules().items():
         state = dict(module.state_dict())

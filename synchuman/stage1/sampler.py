@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -13,7 +14,8 @@ from synchuman.views import NUM_VIEWS
 
 RESCALE = 3.0
 
-# (noisy and condition latents [B, c, h, w], time [] in 0..1000, structure [groups, c, n, n, n]) to both velocities.
+# From (noisy and condition latents [B, c, h, w], time [] of 0 to 1000, structure [groups, c, n, n, n]) to
+# both velocities.
 Velocity = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
@@ -55,7 +57,7 @@ class Step:
 
 
 def schedule(steps: int, rescale: float = RESCALE) -> list[float]:
-    """Return steps + 1 falling times from 1 to 0, drawn to the noisy end (Esser et al. 2024, section 5.3.2)."""
+    """Return steps + 1 times from 1 down to 0, denser at the noisy end (Esser et al. 2024, section 5.3.2)."""
     uniform = [1 - i / steps for i in range(steps + 1)]
     return [rescale * u / (1 + (rescale - 1) * u) for u in uniform]
 
@@ -69,8 +71,8 @@ def draw_noise(
         seed: Of the run.
         views: (channels, rows, columns) of a view's latents.
         structure: (channels, n, n, n) of the structure latent.
-        embedding: Width of the CLIP image embedding. The published method draws unused noise for it first; None
-            when there is no such embedding.
+        embedding: Width of the CLIP image embedding, for which the published method draws unused noise first;
+            None when there is no such embedding.
     """
     generator = torch.Generator().manual_seed(seed)
     if embedding is not None:
@@ -112,7 +114,7 @@ def sample(
     views, structure = noise.views, noise.structure
     groups = len(latents) // IMAGES_PER_GROUP
     total = len(times) - 1
-    for index, (now, after) in enumerate(zip(times[:-1], times[1:], strict=True), start=1):
+    for index, (now, after) in enumerate(pairwise(times), start=1):
         time = torch.tensor(1000 * now, dtype=torch.float64)
         repeated = views if groups == 1 else _before(views, views)
         batch = torch.cat([repeated, latents.to(views.dtype)], dim=1)

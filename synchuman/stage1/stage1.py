@@ -28,7 +28,7 @@ class Stage1Step:
     Attributes:
         step: Steps done, from 1.
         total: Steps in all.
-        preview: (colors, normals), each uint8 [5, s, s, 3], as they would come out now; None between previews.
+        preview: (colors, normals), uint8 [5, s, s, 3], where this step points; None between previews.
     """
 
     step: int
@@ -68,7 +68,7 @@ class Stage1:
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        scaling = float(networks.image_autoencoder.config.scaling_factor)
+        scaling = float(networks.image_autoencoder.config["scaling_factor"])
         autoencoder = dataclasses.replace(config.image_autoencoder, scaling=scaling)
         self.config = dataclasses.replace(config, image_autoencoder=autoencoder)
         self.networks = networks.to(device, dtype)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from synchuman.nn.attention import KeyValue
 from synchuman.nn.embeddings import TimestepEmbedder, position_embedding
-from synchuman.nn.transformer import ModulatedBlock
+from synchuman.nn.transformer import ModulatedBlock, zero_linear
 from synchuman.stage1.config import StructureFlowConfig
 
 
@@ -30,13 +32,11 @@ class StructureFlow(nn.Module):
             ModulatedBlock(config.width, config.condition_width, config.heads, config.mlp_ratio)
             for _ in range(config.blocks)
         )
-        self.out_layer = nn.Linear(config.width, patch_channels)
-        nn.init.zeros_(self.out_layer.weight)
-        nn.init.zeros_(self.out_layer.bias)
+        self.out_layer = zero_linear(config.width, patch_channels)
 
     def project(self, condition: Tensor) -> tuple[KeyValue, ...]:
         """Project condition tokens [groups, tokens, condition width] for every block."""
-        return tuple(block.project(condition) for block in self.blocks)
+        return tuple(cast(ModulatedBlock, block).project(condition) for block in self.blocks)
 
     def embed(self, latent: Tensor) -> Tensor:
         """Cut a latent [groups, channels, n, n, n] into tokens [groups, grid^3, width]."""

@@ -1,12 +1,14 @@
 """Attention between image maps and structure tokens along the orthographic rays that join them.
 
-A voxel is seen by each body view in one map pixel, and a pixel sees one line of voxels. So the attention has 4 or
-a handful of keys per query: it is written as sums over shared indices, without gathering keys per query.
+A voxel is seen by each body view in one map pixel, and a pixel sees one line of voxels. So the attention has
+four or a dozen keys per query: it is written as sums over shared indices, without gathering keys per query.
 In index letters g = group, x y z = voxel, c = column, r = row (turned upwards, so r runs with z), v = view,
 h = head, d = channel of a head.
 """
 
 from __future__ import annotations
+
+from typing import cast
 
 import torch
 from diffusers.models.attention import FeedForward
@@ -14,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from synchuman.nn.attention import Attention
+from synchuman.nn.transformer import zero_linear
 from synchuman.stage1.layout import COLOR, DOMAINS, NORMAL, split
 from synchuman.views import BACK, FRONT, LEFT, NUM_BODY_VIEWS, RIGHT
 
@@ -27,7 +30,7 @@ def attend_views(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
 
     Args:
         query: [group, x, y, z, head, channel].
-        key: [group, view, row, column, head, channel], body views, as many rows and columns as voxels; row 0 top.
+        key: [group, view, row, column, head, channel], body views, sides as the voxels; row 0 top.
         value: Like `key`.
 
     Returns:
@@ -63,14 +66,6 @@ def attend_rays(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         weights = scores.float().softmax(dim=-1).to(value.dtype)
         result[:, views] = torch.einsum(f"gvrchy,{ray}->gvrchd", weights, value)
     return result.flip(2)
-
-
-def _silent_linear(width: int) -> nn.Linear:
-    """A linear layer that gives zero until it is trained, so that untrained branches do not disturb each other."""
-    layer = nn.Linear(width, width)
-    nn.init.zeros_(layer.weight)
-    nn.init.zeros_(layer.bias)
-    return layer
 
 
 class SyncToStructure(nn.Module):
@@ -112,7 +107,7 @@ class SyncToStructure(nn.Module):
         self.attention = Attention(structure_width, map_width, heads, head_width)
         self.norm2 = nn.LayerNorm(structure_width, eps=NORM_EPS)
         self.ff = FeedForward(structure_width, mult=mlp_ratio, activation_fn="geglu")
-        self.structure_out = _silent_linear(structure_width)
+        self.structure_out = zero_linear(structure_width, structure_width)
 
     def forward(self, maps: Tensor, structure: Tensor) -> Tensor:
         """Update structure tokens.
@@ -167,7 +162,7 @@ class SyncToViews(nn.Module):
         self.ffs = nn.ModuleList(
             FeedForward(map_width, mult=mlp_ratio, activation_fn="geglu") for _ in range(DOMAINS)
         )
-        self.map_outs = nn.ModuleList(_silent_linear(map_width) for _ in range(DOMAINS))
+        self.map_outs = nn.ModuleList(zero_linear(map_width, map_width) for _ in range(DOMAINS))
 
     def forward(self, maps: Tensor, structure: Tensor) -> Tensor:
         """Update image maps.
@@ -189,9 +184,9 @@ class SyncToViews(nn.Module):
         return maps + updates.flatten(0, 2)
 
     def _read(self, domain: int, maps: Tensor, voxels: Tensor) -> Tensor:
-        """Update of one domain: [groups, view, row, column, map width] from voxels [groups, x, y, z, width]."""
+        """Update of a domain for maps [groups, view, row, column, width], voxels [groups, x, y, z, width]."""
         x = self.map_in(maps)
-        attention = self.attentions[domain]
+        attention = cast(Attention, self.attentions[domain])
         query = attention.query(F.layer_norm(x, x.shape[-1:], eps=NORM_EPS))
         x = x + attention.to_out(attend_rays(query, *attention.project(voxels)).flatten(4))
         x = x + self.ffs[domain](F.layer_norm(x, x.shape[-1:], eps=NORM_EPS))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from diffusers.models.downsampling import Downsample2D
 from diffusers.models.resnet import ResnetBlock2D
@@ -50,7 +52,7 @@ class Level(nn.Module):
 
     def project(self, prompts: Tensor) -> LevelPrompts:
         """Project prompts [B, tokens, prompt width] for every transformer of this level."""
-        return tuple(attention.project(prompts) for attention in self.attentions)
+        return tuple(cast(MultiviewTransformer, attention).project(prompts) for attention in self.attentions)
 
     def transform(self, x: Tensor, layer: int, prompts: LevelPrompts) -> Tensor:
         """Apply the transformer of a layer, if the level has transformers."""

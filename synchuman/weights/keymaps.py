@@ -41,8 +41,8 @@ JOINT_NETWORK: Renames = (
 
 STRUCTURE_DECODER: Renames = ()
 
-# Public DINOv2 names and those of transformers' Dinov2WithRegistersModel, prefixes and parts of names in pairs;
-# the fused attention projection is cut apart besides.
+# Public DINOv2 names and those of transformers' Dinov2WithRegistersModel, starts and parts of names in pairs;
+# besides, the fused attention projection is cut apart.
 DINOV2: tuple[tuple[str, str], ...] = (
     ("cls_token", "embeddings.cls_token"),
     ("mask_token", "embeddings.mask_token"),
@@ -81,7 +81,7 @@ def rename_all(state: Mapping[str, Tensor], renames: Renames) -> dict[str, Tenso
 
 
 def dinov2(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Turn a state dict of public DINOv2 (with registers) into one of transformers' Dinov2WithRegistersModel."""
+    """Turn a state dict of public DINOv2 with registers into transformers' Dinov2WithRegistersModel's."""
     result: dict[str, Tensor] = {}
     for name, tensor in state.items():
         name = _swap(name, DINOV2, DINOV2_BLOCK)
@@ -94,7 +94,7 @@ def dinov2(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def to_dinov2(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Turn a state dict of transformers' Dinov2WithRegistersModel into public DINOv2's, the reverse of `dinov2`.
+    """Turn a state dict of Dinov2WithRegistersModel into public DINOv2's, the reverse of `dinov2`.
 
     Raises:
         KeyError: A block lacks one of its three attention projections.
