@@ -14,9 +14,7 @@ from __future__ import annotations
 
 import argparse
 import logging
-import math
 import tarfile
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +23,7 @@ import numpy as np
 import onnx
 import tflite
 from onnx import TensorProto, helper, numpy_helper
+from tflite_operators import OPERATORS, densify
 
 LOGGER = logging.getLogger("convert_mediapipe")
 OPSET = 17
@@ -34,7 +33,7 @@ MIN_INT8 = 60_000  # 8 bits hurt in the small first layers, and save little ther
 
 @dataclass(frozen=True)
 class Source:
-    """One network: where it lies in the packages, what its file is called here, how its weights are stored."""
+    """One network: where it lies in the packages, its name here, how its weights are stored."""
 
     member: str
     name: str
@@ -42,7 +41,7 @@ class Source:
     outputs: dict[int, str]
 
 
-# Outputs are named by their position in the TFLite graph; those not named here are dropped with what feeds them.
+# Outputs are named by their position in the TFLite graph; others are dropped with what feeds them.
 SOURCES = (
     Source("package/selfie_segmentation.tflite", "selfie_segmentation", "float16", {0: "mask"}),
     Source(
@@ -56,50 +55,6 @@ TENSOR_TYPES = {
     tflite.TensorType.FLOAT16: np.float16,
     tflite.TensorType.INT32: np.int32,
 }
-SEGMENT_TYPES = {1: tflite.Int32Vector, 2: tflite.Uint16Vector, 3: tflite.Uint8Vector}
-
-
-def densify(values: np.ndarray, sparsity: Any, shape: list[int]) -> np.ndarray:
-    """Expand a TFLite sparse tensor (schema.fbs, `SparsityParameters`) of `values` to a dense array of `shape`."""
-    levels = [sparsity.DimMetadata(i) for i in range(sparsity.DimMetadataLength())]
-    order = sparsity.TraversalOrderAsNumpy().tolist()
-    block_map = sparsity.BlockMapAsNumpy().tolist() if sparsity.BlockMapLength() else []
-    rank = len(shape)
-    block = [1] * rank
-    for level, axis in enumerate(order):
-        if axis >= rank:
-            block[block_map[axis - rank]] = levels[level].DenseSize()
-
-    # Each stored value's index per level, built level by level from its parents.
-    parents: list[list[int]] = [[]]
-    for level in levels:
-        if level.Format() == tflite.DimensionType.DENSE:
-            parents = [parent + [i] for parent in parents for i in range(level.DenseSize())]
-            continue
-        segments = union_vector(level.ArraySegments(), level.ArraySegmentsType())
-        indices = union_vector(level.ArrayIndices(), level.ArrayIndicesType())
-        parents = [
-            parent + [int(i)]
-            for number, parent in enumerate(parents)
-            for i in indices[segments[number] : segments[number + 1]]
-        ]
-    places = np.array(parents, dtype=np.int64)
-    position = np.zeros((len(places), rank), dtype=np.int64)
-    for level, axis in enumerate(order):
-        if axis < rank:
-            position[:, axis] += places[:, level] * block[axis]
-        else:
-            position[:, block_map[axis - rank]] += places[:, level]
-    dense = np.zeros(shape, dtype=values.dtype)
-    dense[tuple(position.T)] = values[: len(places)]
-    return dense
-
-
-def union_vector(table: Any, kind: int) -> np.ndarray:
-    """Read one of the three integer vectors that a sparse dimension may hold."""
-    vector = SEGMENT_TYPES[kind]()
-    vector.Init(table.Bytes, table.Pos)
-    return vector.ValuesAsNumpy()
 
 
 @dataclass
@@ -234,147 +189,6 @@ class Converter:
                 wanted |= set(node.input)
         self.nodes = kept[::-1]
         self.initializers = [tensor for tensor in self.initializers if tensor.name in wanted]
-
-
-def options(operator: Any, cls: Callable[[], Any]) -> Any:
-    """Typed options of an operator."""
-    table, typed = operator.BuiltinOptions(), cls()
-    typed.Init(table.Bytes, table.Pos)
-    return typed
-
-
-def same_pads(size: int, out: int, stride: int, kernel: int, dilation: int = 1) -> tuple[int, int]:
-    """Zeros before and after along one axis for TFLite's SAME padding."""
-    total = max((out - 1) * stride + (kernel - 1) * dilation + 1 - size, 0)
-    return total // 2, total - total // 2
-
-
-def pads(
-    c: Converter, option: Any, source: int, output: int, kernel: list[int], dilation: list[int]
-) -> list[int]:
-    if option.Padding() == tflite.Padding.VALID:
-        return [0, 0, 0, 0]
-    (height, width), (rows, columns) = c.shape(source)[1:3], c.shape(output)[1:3]
-    top, bottom = same_pads(height, rows, option.StrideH(), kernel[0], dilation[0])
-    left, right = same_pads(width, columns, option.StrideW(), kernel[1], dilation[1])
-    return [top, left, bottom, right]
-
-
-def convolution(c: Converter, operator: Any, inputs: list[int], output: int, name: str) -> None:
-    depthwise = c.kind(operator) == "DEPTHWISE_CONV_2D"
-    option = options(operator, tflite.DepthwiseConv2DOptions if depthwise else tflite.Conv2DOptions)
-    weight = c.constants[inputs[1]]
-    weight = weight.transpose(3, 0, 1, 2) if depthwise else weight.transpose(0, 3, 1, 2)
-    kernel = list(weight.shape[2:])
-    dilation = [option.DilationHFactor(), option.DilationWFactor()]
-    operands = [c.value(inputs[0]), c.initializer(name + ".weight", weight)]
-    if len(inputs) > 2 and inputs[2] >= 0:
-        operands.append(c.initializer(name + ".bias", c.constants[inputs[2]]))
-    c.node(
-        "Conv", operands, name + ".linear",
-        kernel_shape=kernel, dilations=dilation, strides=[option.StrideH(), option.StrideW()],
-        group=c.shape(inputs[0])[3] if depthwise else 1,
-        pads=pads(c, option, inputs[0], output, kernel, dilation),
-    )  # fmt: skip
-    c.activation(name + ".linear", option.FusedActivationFunction(), name)
-
-
-def transposed_convolution(c: Converter, operator: Any, inputs: list[int], output: int, name: str) -> None:
-    weight = c.constants[inputs[1]]  # out, rows, columns, in
-    stride = c.shape(output)[1] // c.shape(inputs[0])[1]
-    kernel = list(weight.shape[1:3])
-    extra = [max(k - stride, 0) for k in kernel]
-    before = [e // 2 for e in extra]
-    operands = [
-        c.value(inputs[0]),
-        c.initializer(name + ".weight", weight.transpose(3, 0, 1, 2)),
-        c.initializer(name + ".bias", c.constants[inputs[2]]),
-    ]
-    c.node(
-        "ConvTranspose", operands, name, kernel_shape=kernel, strides=[stride, stride],
-        pads=[*before, *(e - b for e, b in zip(extra, before))],
-    )  # fmt: skip
-
-
-def pool(c: Converter, operator: Any, inputs: list[int], output: int, name: str) -> None:
-    option = options(operator, tflite.Pool2DOptions)
-    kernel = [option.FilterHeight(), option.FilterWidth()]
-    kind = "AveragePool" if c.kind(operator) == "AVERAGE_POOL_2D" else "MaxPool"
-    c.node(
-        kind, [c.value(inputs[0])], name, kernel_shape=kernel, strides=[option.StrideH(), option.StrideW()],
-        pads=pads(c, option, inputs[0], output, kernel, [1, 1]),
-    )  # fmt: skip
-
-
-def arithmetic(c: Converter, operator: Any, inputs: list[int], output: int, name: str) -> None:
-    multiply = c.kind(operator) == "MUL"
-    option = options(operator, tflite.MulOptions if multiply else tflite.AddOptions)
-    c.node("Mul" if multiply else "Add", [c.value(i) for i in inputs[:2]], name + ".linear")
-    c.activation(name + ".linear", option.FusedActivationFunction(), name)
-
-
-def unary(onnx_kind: str) -> Callable[..., None]:
-    def build(c: Converter, operator: Any, inputs: list[int], output: int, name: str) -> None:
-        c.node(onnx_kind, [c.value(inputs[0])], name)
-
-    return build
-
-
-def pad(c: Converter, operator: Any, inputs: list[int], output: int, name: str) -> None:
-    amounts = c.constants[inputs[1]][[0, 3, 1, 2]]
-    c.node(
-        "Pad",
-        [c.value(inputs[0]), c.initializer(name + ".pads", amounts.T.reshape(-1).astype(np.int64))],
-        name,
-    )
-
-
-def reshape(c: Converter, operator: Any, inputs: list[int], output: int, name: str) -> None:
-    channels_last = c.node("Transpose", [c.value(inputs[0])], name + ".last", perm=[0, 2, 3, 1])
-    c.node(
-        "Reshape", [channels_last, c.initializer(name + ".shape", np.array(c.shape(output), np.int64))], name
-    )
-
-
-def resize(c: Converter, operator: Any, inputs: list[int], output: int, name: str) -> None:
-    option = options(operator, tflite.ResizeBilinearOptions)
-    half_pixel = "half_pixel" if option.HalfPixelCenters() else "asymmetric"
-    mode = "align_corners" if option.AlignCorners() else half_pixel
-    size = c.initializer(name + ".size", np.array(c.first(output), np.int64))
-    c.node(
-        "Resize", [c.value(inputs[0]), "", "", size], name, mode="linear", coordinate_transformation_mode=mode
-    )
-
-
-def concatenate(c: Converter, operator: Any, inputs: list[int], output: int, name: str) -> None:
-    axis = options(operator, tflite.ConcatenationOptions).Axis()
-    if len(c.shape(output)) == 4:
-        axis = {0: 0, 1: 2, 2: 3, 3: 1}[axis % 4]
-    c.node("Concat", [c.value(i) for i in inputs], name, axis=axis)
-
-
-def depth_to_space(c: Converter, operator: Any, inputs: list[int], output: int, name: str) -> None:
-    block = math.isqrt(c.shape(inputs[0])[3] // c.shape(output)[3])
-    c.node("DepthToSpace", [c.value(inputs[0])], name, blocksize=block, mode="DCR")
-
-
-OPERATORS: dict[str, Callable[..., None]] = {
-    "CONV_2D": convolution,
-    "DEPTHWISE_CONV_2D": convolution,
-    "Convolution2DTransposeBias": transposed_convolution,
-    "AVERAGE_POOL_2D": pool,
-    "MAX_POOL_2D": pool,
-    "ADD": arithmetic,
-    "MUL": arithmetic,
-    "HARD_SWISH": unary("HardSwish"),
-    "RELU": unary("Relu"),
-    "LOGISTIC": unary("Sigmoid"),
-    "PAD": pad,
-    "RESHAPE": reshape,
-    "RESIZE_BILINEAR": resize,
-    "CONCATENATION": concatenate,
-    "DEPTH_TO_SPACE": depth_to_space,
-}
 
 
 def read_member(packages: list[Path], member: str) -> bytes:

@@ -41,7 +41,7 @@ def session(name: str) -> onnxruntime.InferenceSession:
     path = ASSETS / f"{name}.onnx"
     if not path.is_file():
         raise FileNotFoundError(
-            f"{path} is missing. It belongs to the repository; `git checkout {path.name}` or "
+            f"{path} is missing. It belongs to the repository; `git checkout assets/matting` or "
             "scripts/convert_mediapipe.py brings it back."
         )
     options = onnxruntime.SessionOptions()
