@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from synchuman.training.people.fabrics import PATTERNS, SKIN_TONES, Material, colours, draw_cloth
+from synchuman.training.people.kinematics import MAX_ELBOW, align, bend
 from synchuman.training.people.noise import noise
 from synchuman.training.people.outfits import draw_outfit
 from synchuman.training.people.person import FIRST_EVALUATION_SEED, draw_description, reserved
-from synchuman.training.people.poses import HARD_POSES, MAX_ELBOW, align, bend, draw_pose
+from synchuman.training.people.poses import HARD_POSES, draw_pose
 from synchuman.training.render import rasterize, surface_voxels, vertex_normals
 
 BODY = Path("training-data/body.npz")

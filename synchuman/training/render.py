@@ -33,7 +33,7 @@ class Hits:
 
 
 @numba.njit(cache=True, fastmath=False, nogil=True)
-def _zbuffer(points, triangles, height, width, both, ids, depths):  # type: ignore[no-untyped-def]  # pragma: no cover
+def _zbuffer(points, triangles, height, width, both, ids, depths):  # pragma: no cover
     for f in range(triangles.shape[0]):
         a, b, c = triangles[f, 0], triangles[f, 1], triangles[f, 2]
         ax, ay, az = points[a, 0], points[a, 1], points[a, 2]
@@ -81,7 +81,7 @@ def rasterize(points: Tensor, triangles: Tensor, height: int, width: int, both: 
     """Find what each pixel sees.
 
     Args:
-        points: [V, 3] float32 (column, row, depth) in pixels; pixel (r, c) has its centre at (c + .5, r + .5);
+        points: [V, 3] float32 (column, row, depth) in pixels; pixel (r, c) is centred on (c + .5, r + .5);
             a larger depth is nearer.
         triangles: [F, 3] int32, same device.
         both: Also return what a camera on the other side of an orthographic view sees (the farthest surface).
@@ -125,7 +125,7 @@ def vertex_normals(vertices: Tensor, triangles: Tensor) -> Tensor:
 def surface_voxels(vertices: Tensor, triangles: Tensor, resolution: int) -> Tensor:
     """Voxels of the cube [-0.5, 0.5]^3 that the surface touches.
 
-    Every triangle is sampled on a barycentric grid finer than half a voxel; triangles come in three size classes,
+    Every triangle is sampled on a barycentric grid finer than half a voxel, in four classes of size,
     so that a few large ones do not cost the many small ones.
 
     Returns:

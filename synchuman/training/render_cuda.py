@@ -1,4 +1,4 @@
-"""The z-buffer of `render` as a CUDA kernel: a thread per triangle, 64-bit atomic maxima of (depth, triangle)."""
+"""The z-buffer of `render` as a CUDA kernel: a thread per triangle, 64-bit atomic maxima."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 SOURCE = r"""
-extern "C" __global__ void zbuffer(const float* points, const int* triangles, int count, int height, int width,
-                                   int both, unsigned long long* keys) {
+extern "C" __global__ void zbuffer(const float* points, const int* triangles, int count, int height,
+                                   int width, int both, unsigned long long* keys) {
     int f = blockIdx.x * blockDim.x + threadIdx.x;
     if (f >= count) return;
     const float* a = points + 3 * triangles[3 * f];

@@ -102,7 +102,7 @@ class Body:
         return torch.stack(chain, dim=-3)
 
     def skin(self, vertices: Tensor, transforms: Tensor) -> Tensor:
-        """Linear blend skinning: [..., V, 3] rest vertices and [..., J, 3, 4] transforms to posed vertices."""
+        """Linear blend skinning: [..., V, 3] at rest and [..., J, 3, 4] transforms to posed vertices."""
         blended = (self.weights @ transforms.flatten(-2)).unflatten(-1, (3, 4))
         return (blended[..., :3] @ vertices[..., None])[..., 0] + blended[..., 3]
 
@@ -112,7 +112,7 @@ class Body:
 
 
 def polyline_coordinate(points: np.ndarray, knots: np.ndarray) -> np.ndarray:
-    """Coordinate of [N, 3] points along a polyline: i + share on the nearest segment i, unclamped at the ends."""
+    """Coordinate of [N, 3] points along a polyline: i + share on segment i, the nearest."""
     best = np.full(len(points), np.inf)
     result = np.zeros(len(points))
     for i in range(len(knots) - 1):
@@ -129,8 +129,8 @@ def reference_regions(body: Body) -> dict[str, np.ndarray]:
     """Where each vertex lies on the reference body.
 
     `arm`: 0 shoulder, 1 elbow, 2 wrist, 3 finger tips (-1 off the arm); `leg`: 0 hip, 1 knee, 2 ankle, 3 toes
-    (-1 off the leg); `head`: share of head and upper-neck weights; `height`: 0 at the hip joints, 1 at the base of the neck
-    (along z); `side`: sign of x.
+    (-1 off the leg); `head`: share of head and upper-neck weights; `height`: 0 at the hip joints, 1 at the
+    base of the neck (along z); `side`: sign of x.
     """
     reference = body.reference.cpu().numpy()
     heads = body.reference_heads.cpu().numpy()

@@ -1,9 +1,10 @@
-"""Cages: parts of the body's meshes, subdivided and smoothed by one sparse matrix, on which clothes are built."""
+"""Cages: parts of the body's meshes, subdivided and smoothed by a sparse matrix, to build clothes on."""
 
 from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import scipy.sparse as sp
@@ -33,9 +34,10 @@ class Cage:
     reference: Tensor
     regions: dict[str, np.ndarray]
 
-    def triangles(self, keep: np.ndarray) -> np.ndarray:
-        """[F, 3] triangles whose corners all satisfy `keep` [N]."""
-        return triangulate(self.quads[keep[self.quads].all(1)])
+    @cached_property
+    def all_triangles(self) -> np.ndarray:
+        """[F, 3] int32 triangles of the whole cage."""
+        return triangulate(self.quads)
 
 
 def triangulate(quads: np.ndarray) -> np.ndarray:
@@ -90,7 +92,7 @@ def to_torch(matrix: sp.csr_matrix, device: torch.device) -> Tensor:
 
 
 def build_cage(body: Body, quads: np.ndarray, levels: int, light: int = 2, heavy: int = 8) -> Cage:
-    """Build a cage from body faces [Q, 4]: `levels` subdivisions, smoothed `light` times (`heavy` for the loose base)."""
+    """Build a cage from body faces [Q, 4]: subdivided `levels` times, smoothed `light` or `heavy` times."""
     index, inverse = np.unique(quads, return_inverse=True)
     coarse = fine = inverse.reshape(quads.shape)
     count = len(index)
@@ -119,13 +121,11 @@ def build_cage(body: Body, quads: np.ndarray, levels: int, light: int = 2, heavy
 
 
 def body_cages(body: Body) -> dict[str, Cage]:
-    """The cages clothes are made on: tights (trunk and limbs), skirt, scalp, feet."""
+    """The cages clothes are made on: tights (trunk and limbs), skirt, scalp."""
     skin = body.quads["body"]
     head = (body.regions["head"][skin] > 0.5).all(1)
-    foot = (body.regions["leg"][skin] > 1.75).all(1)
     return {
         "tights": build_cage(body, body.quads["tights"], 2),
         "skirt": build_cage(body, body.quads["skirt"], 2, light=3),
         "scalp": build_cage(body, skin[head], 1, light=2, heavy=6),
-        "feet": build_cage(body, skin[foot], 1, light=3, heavy=12),
     }

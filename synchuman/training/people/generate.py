@@ -1,9 +1,9 @@
 """Generate shards of training samples, resumable.
 
-`python -m synchuman.training.people.generate --count N --first-seed S --out training-data/people --size 192 --workers 2`
+`python -m synchuman.training.people.generate --count N --first-seed S --out training-data/people --workers 2`
 
-A shard is `people-<first seed>-<count>-<size>.npz` (uncompressed) with the arrays of `render_sample`, stacked along a
-first axis, and `seeds` [n]. Shards that exist are kept.
+A shard is `people-<first seed>-<count>-<size>.npz` (uncompressed) with the arrays of `render_sample`, stacked
+along a first axis, and `seeds` [n]. Shards that exist are kept.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -42,7 +43,7 @@ def make_shard(first_and_count: tuple[int, int], out: Path, size: int, device: s
     if path.exists():
         return path
     samples = [render_sample(seed, size, device, body_file) for seed in range(first, first + count)]
-    arrays = {name: np.stack([sample[name] for sample in samples]) for name in samples[0]}
+    arrays: dict[str, Any] = {name: np.stack([sample[name] for sample in samples]) for name in samples[0]}
     temporary = path.with_suffix(f".{os.getpid()}.part")
     with temporary.open("wb") as file:
         np.savez(file, seeds=np.arange(first, first + count), **arrays)

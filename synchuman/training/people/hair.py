@@ -8,7 +8,7 @@ from torch import Tensor
 
 from synchuman.training.people.cages import Cage
 from synchuman.training.people.noise import noise
-from synchuman.training.people.tailor import Fitting, Part
+from synchuman.training.people.tailor import Fitting, Part, cut_part
 from synchuman.training.render import vertex_normals
 
 # Thickness of the hair on top and at the back, roughness, in metres.
@@ -34,18 +34,22 @@ def hairline(x: np.ndarray, style: str) -> np.ndarray:
     return np.interp(x[:, 1], knots, heights)
 
 
+def around_ears(x: np.ndarray) -> np.ndarray:
+    """Which reference positions [N, 3] of the head belong to the ears."""
+    return (np.abs(x[:, 0]) > 0.0785) & (x[:, 2] < 0.914) & (x[:, 1] < 0.012)
+
+
 def scalp_part(cage: Cage, posed: Tensor, style: str, offset: float, material: int, under_hat: bool) -> Part:
     """The hair that lies on the head, pressed flat under a hat."""
     x = cage.reference
     x_np = x.cpu().numpy()
-    ragged = 0.006 * noise(x, 60.0, offset)[:, 0].cpu().numpy()
+    ragged = 0.004 * noise(x, 45.0, offset)[:, 0].cpu().numpy()
     above = x_np[:, 2] - hairline(x_np, style) + ragged
-    keep = above > 0
     if style not in LONG_STYLES:
-        keep &= ~((np.abs(x_np[:, 0]) > 0.0785) & (x_np[:, 2] < 0.914) & (x_np[:, 1] < 0.012))
+        above = np.where(around_ears(x_np), -0.004, above)
     top, back, rough = (min(value, 0.009) for value in STYLES[style]) if under_hat else STYLES[style]
     base = cage.loose @ posed[cage.index] if style == "afro" else cage.fine @ posed[cage.index]
-    everything = torch.from_numpy(cage.triangles(np.ones(len(x), bool))).to(base.device)
+    everything = torch.from_numpy(cage.all_triangles).to(base.device)
     normals = vertex_normals(base, everything)
     up = ((x[:, 2] - 0.93) / 0.08).clamp(0, 1)
     thickness = back + (top - back) * up
@@ -54,11 +58,11 @@ def scalp_part(cage: Cage, posed: Tensor, style: str, offset: float, material: i
     edge = torch.from_numpy(np.clip(above / 0.035, 0.12, 1)).to(base)
     locks = noise(x, (70.0, 70.0, 25.0), offset)[:, 1] + 0.6 * noise(x, 130.0, offset + 0.4)[:, 2]
     vertices = base + normals * (thickness * edge + rough * locks * edge + 0.0015)[:, None]
-    return Part(vertices, torch.from_numpy(cage.triangles(keep)).to(base.device), x, material)
+    return cut_part(vertices, cage, above, material)
 
 
 def curtain() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The surface long hair is cut from, on the reference body: a sheet around the back and sides of the head.
+    """The surface long hair is cut from, on the reference body: a sheet around back and sides of the head.
 
     Returns:
         Vertices [V, 3], triangles [F, 3], and each vertex's angle from the back of the head [V].
@@ -103,13 +107,13 @@ def hat_cap(cage: Cage, posed: Tensor, kind: str, material: int) -> Part:
     x = cage.reference
     x_np = x.cpu().numpy()
     low = np.interp(x_np[:, 1], [-0.12, 0.06], [0.955, 0.90] if kind == "beanie" else [0.962, 0.93])
-    keep = (x_np[:, 2] > low) & ~((np.abs(x_np[:, 0]) > 0.0785) & (x_np[:, 2] < 0.914))
+    above = np.where(around_ears(x_np), -0.004, x_np[:, 2] - low)
     base = cage.loose @ posed[cage.index]
-    everything = torch.from_numpy(cage.triangles(np.ones(len(x), bool))).to(base.device)
+    everything = torch.from_numpy(cage.all_triangles).to(base.device)
     crown = 0.05 if kind == "brim" else 0.012
     extra = 0.030 + crown * ((x[:, 2] - 0.975) / 0.03).clamp(0, 1)
     vertices = base + vertex_normals(base, everything) * extra[:, None]
-    return Part(vertices, torch.from_numpy(cage.triangles(keep)).to(base.device), x, material)
+    return cut_part(vertices, cage, above, material)
 
 
 def sheet(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -181,9 +181,9 @@ def draw_outfit(
             outfit.garments.append(jacket)
     elif kind == "skirt":
         upper = top(rng)
-        upper.low, upper.thickness = float(rng.choice([0.02, 0.14])), 0.012
+        upper.low, upper.thickness = float(rng.choice([0.14, 0.17])), 0.012
         lower = skirt(rng)
-        outfit.garments = [upper, lower] if upper.low > 0.1 else [lower, upper]
+        outfit.garments = [upper, lower] if upper.low < 0.15 else [lower, upper]
     elif kind in ("dress", "gown"):
         lower = skirt(rng, float(rng.uniform(0.5, 1.3)) if kind == "dress" else 1.95)
         upper = top(rng, sleeve=float(rng.choice([0.1, 0.3, 0.6, 1.9])), low=0.1)

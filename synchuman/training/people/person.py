@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -14,13 +15,14 @@ from synchuman.training.people import hair as heads
 from synchuman.training.people.body import Body, load_body
 from synchuman.training.people.cages import Cage, body_cages, triangulate
 from synchuman.training.people.fabrics import HAIR_TONES, SKIN_TONES, Material
+from synchuman.training.people.kinematics import collides, joint_rotations
 from synchuman.training.people.outfits import Outfit, draw_outfit
-from synchuman.training.people.poses import HARD_POSES, Pose, collides, draw_pose, joint_rotations
-from synchuman.training.people.tailor import Fitting, Part, covers, nearest_on_trunk
+from synchuman.training.people.poses import HARD_POSES, Pose, draw_pose
+from synchuman.training.people.tailor import LEG_UNIT, Fitting, Part, coverage, cut_part, nearest_on_trunk
 
 BODY_FILE = Path("training-data/body.npz")
 FIRST_EVALUATION_SEED = 10_000_000
-HIDE_MARGIN = 0.045
+HIDE_MARGIN, SHOE_THICKNESS = 0.025, 0.012
 
 
 @dataclass
@@ -111,7 +113,7 @@ def reserved(pose: Pose, outfit: Outfit) -> bool:
 
 
 def draw_description(seed: int) -> tuple[dict[str, float], Pose, Outfit, np.random.Generator]:
-    """Draw who, how and in what; evaluation seeds take half of their people from the reserved combinations."""
+    """Draw who, how and in what; half of the evaluation people come from the reserved combinations."""
     rng = np.random.default_rng(seed)
     wants_reserved = seed >= FIRST_EVALUATION_SEED and rng.random() < 0.5
     phenotypes = draw_phenotypes(rng)
@@ -184,7 +186,7 @@ def dress(
     materials: list[Material],
     rng: np.random.Generator,
 ) -> list[Part]:
-    """All parts of a person; appends the materials it uses to `materials` (skin and eyes are there already)."""
+    """All parts of a person; appends the materials it uses to `materials` (which holds skin and eyes)."""
     body, cages = studio.body, studio.cages
     device = posed.device
     parts: list[Part] = []
@@ -198,17 +200,16 @@ def dress(
     for order, garment in enumerate(outfit.garments):
         cage = cages[garment.cage]
         reference = cage.reference.cpu().numpy()
-        keep = covers(garment, cage.regions, reference)
-        vertices = fitting.lay(garment, keep, float(rng.random()))
+        inside = coverage(garment, cage.regions, reference)
+        vertices = fitting.lay(garment, inside > 0, float(rng.random()))
         for outer in outfit.garments[order + 1 :]:
             if not (outer.cage == "skirt" and outer.opening > 0):
-                keep = keep & ~covers(outer, cage.regions, reference, 0.06)
+                inside = np.minimum(inside, 0.045 - coverage(outer, cage.regions, reference))
         if not (garment.cage == "skirt" and garment.opening > 0):
-            hidden |= covers(garment, body.regions, studio.reference, HIDE_MARGIN)
-        triangles = torch.from_numpy(cage.triangles(keep)).to(device)
-        parts.append(Part(vertices, triangles, cage.reference, use(garment.material)))
+            hidden |= coverage(garment, body.regions, studio.reference) > HIDE_MARGIN
+        parts.append(cut_part(vertices, cage, inside, use(garment.material)))
     if outfit.shoe_material is not None:
-        parts.append(shoe_part(cages["feet"], posed, outfit.shoe_height, use(outfit.shoe_material)))
+        parts.append(shoe_part(fitting, outfit.shoe_height, use(outfit.shoe_material)))
         hidden |= body.regions["leg"] > outfit.shoe_height + 0.05
     offset = float(rng.random())
     if outfit.hair != "bald":
@@ -231,28 +232,27 @@ def dress(
     return parts
 
 
-def shoe_part(cage: Cage, posed: Tensor, height: float, material: int) -> Part:
-    """A shoe or boot over the toes, reaching up the leg to `height` (2 is the ankle)."""
-    from synchuman.training.render import vertex_normals
-
-    base = cage.loose @ posed[cage.index]
-    everything = torch.from_numpy(cage.triangles(np.ones(len(base), bool))).to(base.device)
-    vertices = base + vertex_normals(base, everything) * 0.011
-    triangles = torch.from_numpy(cage.triangles(cage.regions["leg"] > height)).to(base.device)
-    return Part(vertices, triangles, cage.reference, material)
+def shoe_part(fitting: Fitting, height: float, material: int) -> Part:
+    """A shoe or boot that reaches up the leg to `height` (2 is the ankle)."""
+    cage = fitting.cages["tights"]
+    base = torch.lerp(fitting.base["tights"], fitting.loose["tights"], 0.3)
+    vertices = base + fitting.normals["tights"] * SHOE_THICKNESS
+    return cut_part(vertices, cage, (cage.regions["leg"] - height) * LEG_UNIT, material)
 
 
 def carried_parts(
-    studio: Studio, outfit: Outfit, rest: Tensor, posed: Tensor, transforms: Tensor, use
-) -> list[Part]:  # type: ignore[no-untyped-def]
+    studio: Studio,
+    outfit: Outfit,
+    rest: Tensor,
+    posed: Tensor,
+    transforms: Tensor,
+    use: Callable[[Material | None], int],
+) -> list[Part]:
     """Hat, bun, glasses and bag."""
     body = studio.body
     parts: list[Part] = []
 
-    def carry(
-        pieces: list[tuple[np.ndarray, np.ndarray]], bone: str, region: np.ndarray, material: int
-    ) -> None:
-        rows = torch.from_numpy(np.flatnonzero(region)).to(rest.device)
+    def carry(pieces: list[tuple[np.ndarray, np.ndarray]], bone: str, rows: Tensor, material: int) -> None:
         transform = transforms[body.index(bone)]
         parts.extend(
             heads.rigid_part(p, body.reference[rows], rest[rows], transform, material) for p in pieces

@@ -1,4 +1,4 @@
-"""The input photo of a person: a perspective camera, light and shadow, a lens and sensor, and an imperfect cut-out."""
+"""The input photo of a person: perspective camera, light and shadow, lens and sensor, imperfect cut-out."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def fit_to_square(points: Tensor, triangles: Tensor, side: int) -> Tensor:
 
 
 def shadow(scene: Scene, positions: Tensor, shot: Shot) -> Tensor:
-    """Share [N] of the main light that reaches surface positions [N, 3]: a depth map from the light, softly filtered."""
+    """Share [N] of the main light that reaches surface positions [N, 3]: depth map, softly filtered."""
     toward = torch.nn.functional.normalize(scene.vertices.new_tensor(shot.key), dim=0)
     side_axis = torch.nn.functional.normalize(
         torch.linalg.cross(toward.new_tensor([0.0, 0.0, 1.0]), toward), dim=0
@@ -127,7 +127,7 @@ def shadow(scene: Scene, positions: Tensor, shot: Shot) -> Tensor:
 
 
 def render_photo(scene: Scene, shot: Shot, side: int, supersampling: int = 1) -> np.ndarray:
-    """Render the person as the camera sees it, cut out exactly: float32 RGBA [side, side, 4], colours not multiplied by alpha."""
+    """The person as the camera sees it, cut out exactly: float32 RGBA [side, side, 4], straight alpha."""
     full = side * supersampling
     points = fit_to_square(camera_points(scene.vertices, shot), scene.triangles, full)
     hits = rasterize(points, scene.triangles, full, full)[0]

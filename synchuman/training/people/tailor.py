@@ -16,8 +16,9 @@ from synchuman.training.render import vertex_normals
 LAYER_GAP = 0.0035
 # Tops at least this high close around the neck; the others leave a round opening of this radius and more.
 TURTLENECK, NECK_RADIUS = 1.04, 0.07
-# On the reference body: height of the hip joints, metres of height per unit of the `leg` coordinate, skirt's waist.
+# On the reference body: height of the hip joints, skirt's waist; metres per unit of the region coordinates.
 HIP_HEIGHT, LEG_UNIT, SKIRT_TOP = 0.158, 0.45, 0.25
+ARM_UNIT, TRUNK_UNIT, OUTSIDE = 0.27, 0.6, -0.05
 
 
 @dataclass
@@ -37,48 +38,58 @@ class Part:
     material: int
 
 
-def covers(
-    garment: Garment, regions: dict[str, np.ndarray], reference: np.ndarray, margin: float = 0.0
-) -> np.ndarray:
-    """Which vertices a garment covers: [N] bool; `margin` shrinks the covered part at every hem (region units)."""
+def coverage(garment: Garment, regions: dict[str, np.ndarray], reference: np.ndarray) -> np.ndarray:
+    """How far inside a garment each vertex lies: [N] metres from the nearest hem, negative outside."""
     arm, leg, height = regions["arm"], regions["leg"], regions["height"]
-    front = reference[:, 1] < 0.0
-    vee = garment.neckline * np.clip(1 - np.abs(reference[:, 0]) / 0.1, 0, 1) * front
-    trunk = (
-        (arm < 0.0)
-        & (leg < 0.0)
-        & (height > garment.low + margin)
-        & (height < max(garment.high, 1.04) - vee - margin)
-    )
-    if garment.high < TURTLENECK:
-        radius = NECK_RADIUS + 0.5 * max(1.0 - garment.high, 0.0) + margin
-        trunk &= ~(
-            (np.hypot(reference[:, 0], reference[:, 1] - 0.005) < radius)
-            & (height > np.where(front, 0.8, 0.99))
-        )
-    on_arm = (arm >= 0.0) & (arm < garment.sleeve - 2 * margin) & (garment.sleeve > 0)
-    if garment.sleeve > 0:
-        trunk |= (arm >= 0.0) & (arm < garment.sleeve - 2 * margin)
-    elif garment.cage == "tights" and garment.cuff < 0:
-        trunk &= arm < -0.5
-    on_leg = (leg >= 0.0) & (leg < garment.cuff - 2 * margin)
+    x, y, z = reference.T
+    front = y < 0.0
+    on_arm, on_leg = arm >= 0.0, leg >= 0.0
     if garment.cage == "skirt":
         hem = HIP_HEIGHT - LEG_UNIT * garment.cuff
-        on_leg = (arm < 0.0) & (height < SKIRT_TOP - margin) & (reference[:, 2] > hem + margin)
-        trunk = np.zeros_like(on_leg)
-    elif garment.low > -5 and garment.cuff < 0:
-        # A hem below the hips runs over the upper thighs as well.
-        trunk |= (
-            (leg >= 0.0)
-            & (leg < 0.2)
-            & (arm < 0.0)
-            & (height > garment.low + margin)
-            & (height < garment.high)
-        )
-    result = trunk | on_arm | on_leg
+        inside = np.minimum((SKIRT_TOP - height) * TRUNK_UNIT, z - hem)
+        inside = np.where(on_arm, OUTSIDE, inside)
+    elif garment.cuff >= 0:
+        inside = np.where(on_leg, (garment.cuff - leg) * LEG_UNIT, (garment.high - height) * TRUNK_UNIT)
+        inside = np.where(on_arm, OUTSIDE, inside)
+    else:
+        vee = garment.neckline * np.clip(1 - np.abs(x) / 0.1, 0, 1) * front
+        top = (max(garment.high, TURTLENECK) - vee - height) * TRUNK_UNIT
+        if garment.high < TURTLENECK:
+            radius = NECK_RADIUS + 0.5 * max(1.0 - garment.high, 0.0)
+            open_neck = height > np.where(front, 0.8, 0.99)
+            top = np.where(open_neck, np.minimum(top, np.hypot(x, y - 0.005) - radius), top)
+        inside = np.minimum(top, (height - garment.low) * TRUNK_UNIT)
+        inside = np.where(on_leg, np.minimum(inside, (0.3 - leg) * LEG_UNIT), inside)
+        inside = np.where(on_arm, (garment.sleeve - arm) * ARM_UNIT, inside)
     if garment.opening > 0:
-        result &= ~(front & (np.abs(reference[:, 0]) < garment.opening + margin) & (arm < 0.5))
-    return result
+        gap = np.abs(x) - garment.opening
+        inside = np.where(front & (arm < 0.5), np.minimum(inside, gap), inside)
+    return inside
+
+
+def cut_part(vertices: Tensor, cage: Cage, inside: np.ndarray, material: int) -> Part:
+    """Cut a part out of a cage along the line where `inside` [N] is zero.
+
+    Triangles across that line keep their outer corners, moved onto it, so that hems are smooth.
+    """
+    triangles = cage.all_triangles
+    within = inside[triangles] > 0
+    kept = triangles[within.any(1)]
+    across = triangles[within.any(1) & ~within.all(1)]
+    partner = across[np.arange(len(across)), inside[across].argmax(1)]
+    outer, inner = across.ravel(), np.repeat(partner, 3)
+    chosen = inside[outer] <= 0
+    outer, inner = outer[chosen], inner[chosen]
+    outer, first = np.unique(outer, return_index=True)
+    inner = inner[first]
+    share = inside[inner] / np.maximum(inside[inner] - inside[outer], 1e-9)
+    device = vertices.device
+    rows, partners = torch.from_numpy(outer).to(device), torch.from_numpy(inner).to(device)
+    mixed = torch.from_numpy(share[:, None]).to(vertices)
+    moved, reference = vertices.clone(), cage.reference.clone()
+    for values in (moved, reference):
+        values[rows] = values[partners] + (values[rows] - values[partners]) * mixed
+    return Part(moved, torch.from_numpy(kept).to(device), reference, material)
 
 
 def fold_field(garment: Garment, cage: Cage, offset: float) -> Tensor:
@@ -123,7 +134,7 @@ class Fitting:
             cage = cages[name]
             self.base[name] = cage.fine @ posed[cage.index]
             self.loose[name] = cage.loose @ posed[cage.index]
-            triangles = torch.from_numpy(cage.triangles(np.ones(len(cage.reference), bool))).to(posed.device)
+            triangles = torch.from_numpy(cage.all_triangles).to(posed.device)
             self.normals[name] = vertex_normals(self.base[name], triangles)
             self.outermost[name] = self.base[name].clone()
             self.covered[name] = torch.zeros(len(cage.reference), dtype=torch.bool, device=posed.device)
