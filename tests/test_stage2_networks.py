@@ -21,6 +21,9 @@ from synchuman.weights.keymaps_stage2 import STAGE2
 
 TOLERANCE = 1e-5
 SMALL_FLOW = SlatFlowConfig(width=64, condition_width=48, heads=4, blocks=3, io_widths=(32,))
+SMALL_SLAT_FLOW = SlatFlowConfig(
+    resolution=8, channels=4, width=16, condition_width=6, heads=2, blocks=2, io_widths=(8, 12)
+)
 MINI_VIEWS = ViewTokensConfig(view_size=48, image_size=56, encoder_width=6, layers=(0, 1))
 
 
@@ -167,10 +170,7 @@ def test_small_decoders_decode_each_sample_of_a_batch_alike():
 
 def test_small_flow_with_two_finer_levels_moves_each_sample_of_a_batch_alike():
     slat, views = mini_case(2)
-    config = SlatFlowConfig(
-        resolution=8, channels=4, width=16, condition_width=6, heads=2, blocks=2, io_widths=(8, 12)
-    )
-    flow = random_weights(SlatFlow(config))
+    flow = random_weights(SlatFlow(SMALL_SLAT_FLOW))
     condition = torch.randn(2, 5, 6, generator=torch.Generator().manual_seed(2))
     times = torch.tensor([300.0, 900.0])
     together = flow(slat, times, flow.project(condition))
@@ -207,17 +207,31 @@ def test_gaussian_fields_are_in_range():
     assert (gaussians.scales >= decoder.config.smallest_scale).all()
 
 
-def test_mixed_precision_torso():
+def test_lower_precision_of_the_torso_or_of_everything():
     slat, views = mini_case(1)
     mesh = random_weights(
         MeshDecoder(MeshDecoderConfig(MINI_TRUNK, widths=(8, 8), norm_groups=4), MINI_VIEWS)
     )
-    expected = mesh(slat, views).feats
-    mesh.blocks.bfloat16()
-    mesh.upsample.bfloat16()
-    half = mesh(slat, views).feats
-    assert half.dtype == torch.float32
-    assert torch.cosine_similarity(half.flatten(), expected.flatten(), dim=0) > 0.999
+    gaussian = random_weights(GaussianDecoder(GaussianDecoderConfig(MINI_TRUNK, per_voxel=4), MINI_VIEWS))
+    flow = random_weights(SlatFlow(SMALL_SLAT_FLOW))
+    condition, times = torch.randn(1, 5, 6, generator=torch.Generator().manual_seed(2)), torch.tensor([300.0])
+
+    def run():
+        velocity = flow(slat, times, flow.project(condition)).feats
+        return mesh(slat, views).feats, gaussian.decode(slat, views), velocity
+
+    expected = run()
+    for network in (mesh, gaussian, flow):
+        network.cast_torso(torch.bfloat16)
+    for half, full in zip(run(), expected, strict=True):
+        assert half.dtype == torch.float32
+        assert not torch.equal(half, full)
+        assert torch.cosine_similarity(half.flatten(), full.flatten(), dim=0) > 0.999
+    for network in (mesh, gaussian, flow):
+        network.bfloat16()
+    for half, full in zip(run(), expected, strict=True):
+        assert half.dtype == torch.float32
+        assert torch.cosine_similarity(half.flatten(), full.flatten(), dim=0) > 0.998
 
 
 def test_mismatched_views_are_refused():

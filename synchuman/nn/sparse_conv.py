@@ -63,12 +63,15 @@ def _gather_multiply(padded: Tensor, rows: Tensor, weight: Tensor, bias: Tensor)
     Returns:
         [m, out].
     """
-    values = GPU_VALUES if padded.is_cuda else CPU_VALUES
-    parts = [
-        F.linear(F.embedding(some, padded).flatten(1), weight, bias)
-        for some in rows.split(max(values // weight.shape[1], 1))
-    ]
-    return torch.cat(parts)
+    count = max((GPU_VALUES if padded.is_cuda else CPU_VALUES) // weight.shape[1], 1)
+    chunks = rows.split(count)
+    if torch.is_grad_enabled():
+        return torch.cat([F.linear(F.embedding(some, padded).flatten(1), weight, bias) for some in chunks])
+    # Results kept between the gathered chunks would leave holes that no next chunk fits in.
+    result = padded.new_empty(len(rows), len(weight))
+    for some, part in zip(chunks, result.split(count), strict=True):
+        torch.addmm(bias, F.embedding(some, padded).flatten(1), weight.T, out=part)
+    return result
 
 
 class SparseConv3d(nn.Module):

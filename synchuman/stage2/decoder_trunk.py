@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,9 @@ from synchuman.nn.sparse_tensor import SparseTensor
 from synchuman.nn.transformer import NORM_EPS
 from synchuman.stage2.config import DecoderTrunkConfig, ViewTokensConfig
 from synchuman.stage2.view_tokens import MultiviewLayer, SeenTokens, ViewTokens, find_seen
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 class DecoderBlock(nn.Module):
@@ -52,17 +55,26 @@ class DecoderTrunk(nn.Module):
             DecoderBlock(config, shift * (index % 2)) for index in range(config.blocks)
         )
 
+    @property
+    def torso_dtype(self) -> torch.dtype:
+        """Precision of all but the first layers and the last."""
+        return cast(DecoderBlock, self.blocks[0]).attn.to_qkv.weight.dtype
+
+    def cast_torso(self, dtype: torch.dtype) -> Self:
+        """Change the precision of the torso, as the published model runs it on a GPU; returns itself."""
+        self.blocks.to(dtype)
+        return self
+
     def run_trunk(self, slat: SparseTensor, views: ViewTokens) -> SparseTensor:
         """Transform structured latents [n, channels] (not normalised) to [n, width].
 
         Raises:
             ValueError: There are not as many samples of views as of latents.
         """
-        dtype = cast(DecoderBlock, self.blocks[0]).attn.to_qkv.weight.dtype
-        seen = self._project(find_seen(views, slat.voxels, self.trunk_config.resolution), dtype)
+        seen = self._project(find_seen(views, slat.voxels, self.trunk_config.resolution), self.torso_dtype)
         feats = self.input_layer(slat.feats.to(self.input_layer.weight.dtype))
         feats = feats + position_embedding(slat.voxels.coords[:, 1:], self.trunk_config.width)
-        h = slat.with_feats(feats.to(dtype))
+        h = slat.with_feats(feats.to(self.torso_dtype))
         for block in self.blocks:
             h = block(h, seen)
         return h
