@@ -75,7 +75,7 @@ class Handlers:
         return shown
 
     def generate(
-        self, photo: str | None, person: int | None, *values: Any, request: gr.Request
+        self, request: gr.Request, photo: str | None, person: int | None, *values: Any
     ) -> Iterator[Update]:
         """Make the model; streams progress, views, result. `values` are the settings in their order."""
         parts = self.parts

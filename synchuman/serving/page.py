@@ -16,7 +16,7 @@ ASSETS = Path(__file__).resolve().parents[2] / "assets"
 CSS = ASSETS / "app.css"
 EXAMPLES = ASSETS / "examples"
 # glTF's front is +z: seen from 90 degrees, level; far enough for 1.7 m to stand in the frame.
-CAMERA = (90, 90, 2.7)
+CAMERA = (90, 90, 3.1)
 MODEL_HEIGHT = 600
 MAX_AGE = 24 * 3600  # seconds that Gradio keeps its copies of uploads and results
 
@@ -64,6 +64,19 @@ def theme() -> gr.themes.Base:
         radius_size="lg",
         font=fonts,
         font_mono=["ui-monospace", "Menlo", "Consolas", "monospace"],
+    ).set(
+        body_text_color_subdued="*neutral_600",
+        body_text_color_subdued_dark="*neutral_300",
+        block_title_background_fill="transparent",
+        block_title_background_fill_dark="transparent",
+        block_title_text_color="*body_text_color",
+        block_title_text_color_dark="*body_text_color",
+        block_title_text_weight="600",
+        block_title_padding="0",
+        input_border_width="1px",
+        input_border_width_dark="1px",
+        checkbox_label_border_width="1px",
+        checkbox_border_width="1px",
     )
 
 
@@ -72,10 +85,10 @@ def build_page(runner: Runner) -> gr.Blocks:
     with gr.Blocks(title="SyncHuman Studio", analytics_enabled=False, delete_cache=(3600, MAX_AGE)) as page:
         gr.HTML(cards.HEADER)
         with gr.Row(elem_id="flow", equal_height=False):
-            with gr.Column(scale=4, min_width=320):
+            with gr.Column(scale=4, min_width=280):
                 photo, file, samples = _photo_card()
                 cutout = _cutout_card()
-            with gr.Column(scale=6, min_width=320):
+            with gr.Column(scale=6, min_width=280):
                 result = _result_card()
         gr.HTML(cards.FOOTER)
         parts = Parts(photo=photo, file=file, **cutout, **result)
@@ -84,10 +97,10 @@ def build_page(runner: Runner) -> gr.Blocks:
 
 
 def _photo_card() -> tuple[gr.Image, gr.UploadButton, gr.Dataset | None]:
-    with gr.Group(elem_classes="card"):
+    with gr.Column(elem_classes="card"):
         gr.HTML(cards.heading(1, "Photo", "One person, from head to feet, seen from the front."))
         photo = gr.Image(
-            label="Photo", show_label=False, type="filepath", image_mode=None, height=300, elem_id="photo",
+            label="Photo", show_label=False, type="filepath", image_mode=None, height=320, elem_id="photo",
             sources=["upload", "clipboard", "webcam"], buttons=[], placeholder="Drop, paste or click",
         )  # fmt: skip
         # Gradio would open the file and fail at HEIC; our own decoding gets the bytes as they were sent.
@@ -106,10 +119,10 @@ def _photo_card() -> tuple[gr.Image, gr.UploadButton, gr.Dataset | None]:
 
 
 def _cutout_card() -> dict[str, Any]:
-    with gr.Group(elem_classes="card"):
+    with gr.Column(elem_classes="card"):
         gr.HTML(cards.heading(2, "Cut-out", "Check that the whole person is there, then generate."))
         cutout = gr.Image(
-            label="Cut-out", show_label=False, format="png", image_mode="RGBA", interactive=False, height=300,
+            label="Cut-out", show_label=False, format="png", image_mode="RGBA", interactive=False, height=320,
             buttons=["fullscreen"], visible=False, elem_id="cutout",
         )  # fmt: skip
         note = gr.HTML(cards.EMPTY_CUTOUT, elem_id="cutout-note")
@@ -133,13 +146,14 @@ def _cutout_card() -> dict[str, Any]:
 
 
 def _result_card() -> dict[str, Any]:
-    with gr.Group(elem_classes="card"):
+    with gr.Column(elem_classes="card"):
         gr.HTML(cards.heading(3, "Result", "The views fill while they are made; the model follows."))
         status = gr.HTML("", elem_id="status")
         empty = gr.HTML(cards.EMPTY_RESULT, elem_id="empty")
+        # "hidden", not False: Gradio 6.31 draws nothing in a viewer that appears with its first model.
         model = gr.Model3D(
             label="Model", show_label=False, height=MODEL_HEIGHT, camera_position=CAMERA, interactive=False,
-            clear_color=(0.0, 0.0, 0.0, 0.0), visible=False, elem_id="model",
+            clear_color=(0.0, 0.0, 0.0, 0.0), visible="hidden", elem_id="model",
         )  # fmt: skip
         with gr.Row(elem_classes="actions"):
             glb = gr.DownloadButton("Download GLB", variant="primary", visible=False, elem_id="download-glb")
