@@ -76,8 +76,8 @@ class Body:
     def rest_shape(self, phenotypes: dict[str, float]) -> tuple[Tensor, Tensor]:
         """Rest vertices [V, 3] and joints [J, 3] of one person."""
         coefficients = self.coefficients(phenotypes)
-        flat = coefficients.to(self.blendshapes.dtype) @ self.blendshapes.flatten(1)
-        vertices = self.template + flat.view(-1, 3).float()
+        flat = coefficients @ self.blendshapes.flatten(1)
+        vertices = self.template + flat.view(-1, 3)
         return vertices, self.heads + torch.einsum("k,kjd->jd", coefficients, self.heads_blendshapes)
 
     def bone_transforms(self, heads: Tensor, rotations: Tensor) -> Tensor:
@@ -179,10 +179,9 @@ def load_body(path: Path, device: str = "cpu") -> Body:
         weights.scatter_add_(
             1, torch.from_numpy(data["skin_bones"].astype(np.int64)).to(device), tensor("skin_weights")
         )
-        half = torch.float16 if device != "cpu" else torch.float32
         return Body(
             template=tensor("template"),
-            blendshapes=tensor("blendshapes").to(half),
+            blendshapes=tensor("blendshapes"),
             heads=tensor("heads"),
             heads_blendshapes=tensor("heads_blendshapes"),
             weights=weights,

@@ -21,7 +21,7 @@ class Cage:
     Attributes:
         index: [n] body vertices it is made from.
         fine: Sparse [N, n], takes their positions to the subdivided, lightly smoothed mesh.
-        loose: The same, smoothed much more: the base of wide garments.
+        heavy: Sparse [n, n], smooths the part before that: the base of wide garments.
         quads: [Q, 4] faces of the subdivided mesh.
         reference: [N, 3] fine vertices on the reference body.
         regions: Region coordinates at the fine vertices.
@@ -29,10 +29,18 @@ class Cage:
 
     index: Tensor
     fine: Tensor
-    loose: Tensor
+    heavy: Tensor
     quads: np.ndarray
     reference: Tensor
     regions: dict[str, np.ndarray]
+
+    def tight(self, posed: Tensor) -> Tensor:
+        """The cage [N, 3] on a posed body [V, 3]."""
+        return self.fine @ posed[self.index]
+
+    def loose(self, posed: Tensor) -> Tensor:
+        """The cage [N, 3] hanging loosely over a posed body [V, 3]."""
+        return self.fine @ (self.heavy @ posed[self.index])
 
     @cached_property
     def all_triangles(self) -> np.ndarray:
@@ -113,7 +121,7 @@ def build_cage(body: Body, quads: np.ndarray, levels: int, light: int = 2, heavy
     return Cage(
         index=torch.from_numpy(index).to(device),
         fine=to_torch(light_blur, device),
-        loose=to_torch(light_blur @ heavy_blur, device),
+        heavy=to_torch(heavy_blur, device),
         quads=fine,
         reference=reference,
         regions={name: matrix @ values[index] for name, values in body.regions.items()},

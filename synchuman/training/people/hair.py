@@ -48,7 +48,7 @@ def scalp_part(cage: Cage, posed: Tensor, style: str, offset: float, material: i
     if style not in LONG_STYLES:
         above = np.where(around_ears(x_np), -0.004, above)
     top, back, rough = (min(value, 0.009) for value in STYLES[style]) if under_hat else STYLES[style]
-    base = cage.loose @ posed[cage.index] if style == "afro" else cage.fine @ posed[cage.index]
+    base = cage.loose(posed) if style == "afro" else cage.tight(posed)
     everything = torch.from_numpy(cage.all_triangles).to(base.device)
     normals = vertex_normals(base, everything)
     up = ((x[:, 2] - 0.93) / 0.08).clamp(0, 1)
@@ -108,7 +108,7 @@ def hat_cap(cage: Cage, posed: Tensor, kind: str, material: int) -> Part:
     x_np = x.cpu().numpy()
     low = np.interp(x_np[:, 1], [-0.12, 0.06], [0.955, 0.90] if kind == "beanie" else [0.962, 0.93])
     above = np.where(around_ears(x_np), -0.004, x_np[:, 2] - low)
-    base = cage.loose @ posed[cage.index]
+    base = cage.loose(posed)
     everything = torch.from_numpy(cage.all_triangles).to(base.device)
     crown = 0.05 if kind == "brim" else 0.012
     extra = 0.030 + crown * ((x[:, 2] - 0.975) / 0.03).clamp(0, 1)
@@ -189,7 +189,7 @@ def bag(kind: str) -> list[tuple[np.ndarray, np.ndarray]]:
     if kind == "backpack":
         straps = [ring((s * 0.11, 0.0, 0.53), y * 0.155, z * 0.185, 0.012) for s in (1, -1)]
         return [ellipsoid((0.0, 0.2, 0.47), (0.15, 0.085, 0.22), 0.5), *straps]
-    strap = ring((0.035, -0.02, 0.42), x * 0.23 - z * 0.31, y * 0.185, 0.009)
+    strap = ring((0.035, -0.02, 0.42), x * 0.23 - z * 0.31, y * 0.155, 0.009)
     return [ellipsoid((0.27, 0.0, 0.08), (0.05, 0.13, 0.10), 0.5), strap]
 
 

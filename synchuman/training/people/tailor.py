@@ -74,8 +74,9 @@ def cut_part(vertices: Tensor, cage: Cage, inside: np.ndarray, material: int) ->
     """
     triangles = cage.all_triangles
     within = inside[triangles] > 0
-    kept = triangles[within.any(1)]
-    across = triangles[within.any(1) & ~within.all(1)]
+    some = within[:, 0] | within[:, 1] | within[:, 2]
+    kept = triangles[some]
+    across = triangles[some & ~(within[:, 0] & within[:, 1] & within[:, 2])]
     partner = across[np.arange(len(across)), inside[across].argmax(1)]
     outer, inner = across.ravel(), np.repeat(partner, 3)
     chosen = inside[outer] <= 0
@@ -132,8 +133,8 @@ class Fitting:
         self.covered: dict[str, Tensor] = {}
         for name in ("tights", "skirt"):
             cage = cages[name]
-            self.base[name] = cage.fine @ posed[cage.index]
-            self.loose[name] = cage.loose @ posed[cage.index]
+            self.base[name] = cage.tight(posed)
+            self.loose[name] = cage.loose(posed)
             triangles = torch.from_numpy(cage.all_triangles).to(posed.device)
             self.normals[name] = vertex_normals(self.base[name], triangles)
             self.outermost[name] = self.base[name].clone()
