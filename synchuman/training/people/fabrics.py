@@ -133,7 +133,7 @@ def cloth(material: Material, x: Tensor, fields: Tensor) -> Tensor:
         coarse = noise(x, f * 0.8, shift + 0.5)
         base = mix(mix(a, b, torch.sigmoid(coarse[:, 0] * 6 - 2)), c, torch.sigmoid(coarse[:, 1] * 6 - 4))
     elif kind == "print":
-        height = x[:, 2] - 0.36 - 0.05 * shift
+        height = x[:, 2] - 0.45 - 0.05 * shift
         inside = disc(x[:, 0] / (0.07 + 0.05 * shift), height / 0.08, 0.04) * (x[:, 1] < 0.0)
         stamp = torch.sigmoid(noise(x, 14.0, shift + 0.2)[:, 0] * 8)
         base = mix(base, mix(b, c, stamp), inside)
