@@ -2,6 +2,7 @@
 
 import json
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -209,6 +210,15 @@ def test_thin_shell_has_an_inner_wall_of_uncovered_cubes():
     assert any(tuple(c) not in covered for c in cell.tolist())
 
 
+def test_noise_gives_a_manifold_only_with_the_exchange(monkeypatch):
+    """Every edge has two faces, also between ambiguous cubes; without the exchange of cases some have four."""
+    settings, coords, feats, _ = golden("noise16")
+    assert is_watertight(extract(coords, feats, settings["res"]).faces.numpy())
+    plain = replace(tables(), doubtful_face=torch.full((256,), -1))
+    monkeypatch.setattr("synchuman.surface.flexicubes.tables", lambda: plain)
+    assert not is_watertight(extract(coords, feats, settings["res"]).faces.numpy())
+
+
 def test_colours_are_interpolated_where_the_surface_is():
     """A colour linear in height comes back linear, through the sigmoid at the grid vertices."""
     resolution = 32
@@ -327,12 +337,17 @@ def test_fill_takes_the_larger_ball_where_the_smaller_leaks():
     assert volume(extract_field(fill_hidden(field))) == pytest.approx(full, rel=0.03)
 
 
-def test_fill_works_at_the_border_and_without_an_inside():
+def test_fill_closes_the_surface_at_the_border_of_the_grid():
     coords, feats = shell(32, ball((16.0, 16.0, 8.0), 11.4), reach=2.5)
-    filled = fill_hidden(average_field(coords, feats, 32))
-    mesh = extract_field(filled)
-    assert torch.isfinite(mesh.vertices).all()
-    assert mesh.vertices.norm(dim=1).max() < 0.9
+    field = average_field(coords, feats, 32)
+    assert not is_watertight(extract_field(field).faces.numpy())
+    mesh = extract_field(fill_hidden(field))
+    assert is_watertight(mesh.faces.numpy())
+    assert bodies(mesh) == 1
+    assert mesh.vertices[:, 2].min() == pytest.approx(-0.5, abs=0.5 / 32)
+
+
+def test_fill_leaves_a_field_without_an_inside_alone():
     settings, coords, feats, _ = golden("empty8")
     field = average_field(coords, feats, settings["res"])
     assert fill_hidden(field) is field

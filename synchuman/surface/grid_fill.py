@@ -34,7 +34,7 @@ def fill_hidden(field: VoxelField, radii: tuple[int, ...] = (1, 2), min_share: f
 
     Returns:
         A field of the same voxels. Its vertices are those of `field` and all inside ones, also those that no
-        voxel touches (at sdf -1). `field` itself if no vertex is inside.
+        voxel touches (at sdf -1); those on the grid's border are outside. `field` itself if none is inside.
     """
     negative = field.sdf < 0
     if not bool(negative.any()):
@@ -52,6 +52,8 @@ def fill_hidden(field: VoxelField, radii: tuple[int, ...] = (1, 2), min_share: f
     LOGGER.debug("Filled %d grid vertices, dropped %d", (kept & ~solid).sum(), (solid & ~kept).sum())
 
     filled = torch.from_numpy(np.argwhere(kept)).to(position) + low - margin
+    # A surface through the grid's border would end there in an open rim.
+    filled = filled[((filled > 0) & (filled < keys.resolution)).all(1)]
     inside = keys.encode(filled)
     vertices = torch.unique(torch.cat([field.vertices, inside]))
     index, had = find(field.vertices, vertices)
