@@ -1,6 +1,6 @@
 """Write the trained parts as the variant that ships: float16 safetensors and variant.json.
 
-    python -m synchuman.training.export --people training-data/people --out checkpoints --variant assets/mini
+python -m synchuman.training.export --people training-data/people --out checkpoints --variant assets/mini
 """
 
 from __future__ import annotations

@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from synchuman.stage1.config import ImageEncoderConfig
 from synchuman.stage1.conditioning import build_image_encoder, encode_tokens, normalise_tokens_input
+from synchuman.stage1.config import ImageEncoderConfig
 
 
 class ImageTokens(nn.Module):

@@ -69,7 +69,9 @@ def view_patches(latents: Tensor, patch: int = VIEW_PATCH) -> Tensor:
     return cut.permute(0, 1, 4, 6, 2, 3, 5, 7).reshape(b, v, (s // patch) ** 2, d * c * patch**2)
 
 
-def encoder_loss(module: nn.Module, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+def encoder_loss(
+    module: nn.Module, batch: dict[str, Tensor], generator: torch.Generator
+) -> dict[str, Tensor]:
     """Mean squared error of both kinds of latents."""
     structure, views = module(augment_tokens(batch["token"], generator))
     latents = batch["views"].float().unflatten(1, (2, NUM_VIEWS))

@@ -1,6 +1,6 @@
 """Train the joint 2D-3D flow with its view prompts and the image encoder.
 
-    python -m synchuman.training.train_joint --people training-data/people --out checkpoints --minutes 60
+python -m synchuman.training.train_joint --people training-data/people --out checkpoints --minutes 60
 """
 
 from __future__ import annotations

@@ -1,0 +1,197 @@
+"""Measure a variant on people that training never saw, beside two baselines.
+
+python -m synchuman evaluate --variant assets/mini --count 32 --out evaluation.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from synchuman.settings import Settings
+from synchuman.stage1.stage1 import Stage1, Stage1Result
+from synchuman.surface.build import build_coarse
+from synchuman.training.baselines import fit_to_front, hull_of_front
+from synchuman.training.metrics import intersection_over_union, psnr, sample_surface, ssim, surface_errors
+from synchuman.training.people.person import BODY_FILE, FIRST_EVALUATION_SEED, make_person, open_studio
+from synchuman.training.people.photo import degrade, draw_shot, render_photo
+from synchuman.training.people.sample import PHOTO_SALT
+from synchuman.training.people.views import place, render_views
+from synchuman.training.render import surface_voxels
+from synchuman.views import FRONT, NUM_BODY_VIEWS
+
+LOGGER = logging.getLogger(__name__)
+POINTS = 20_000
+PHOTO_SIDE = 768
+RAYS = 48
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One held-out person with everything that is true about it.
+
+    Attributes:
+        photo: [s, s, 4] uint8 cut-out, with the flaws of a real one.
+        colors: [5, v, v, 3] uint8 true views.
+        occupancy: [64, 64, 64] bool, voxels that the surface touches.
+        points: [n, 3] samples of the surface that can be seen from outside, in the cube.
+        normals: [n, 3] their unit normals.
+        height: Height in the cube.
+        mask: [s, s] bool, true front silhouette.
+    """
+
+    photo: np.ndarray
+    colors: np.ndarray
+    occupancy: np.ndarray
+    points: np.ndarray
+    normals: np.ndarray
+    height: float
+    mask: np.ndarray
+
+
+@torch.inference_mode()
+def make_subject(seed: int, view_size: int, body_file: Path = BODY_FILE) -> Subject:
+    """Make the held-out person of a seed (at least `FIRST_EVALUATION_SEED`)."""
+    if seed < FIRST_EVALUATION_SEED:
+        raise ValueError(f"Seed {seed} is a training seed; evaluation starts at {FIRST_EVALUATION_SEED}.")
+    rng = np.random.default_rng([seed, PHOTO_SALT])
+    shot = draw_shot(rng)
+    scene = place(make_person(seed, "cpu", body_file))
+    gain = torch.from_numpy(shot.gain).to(scene.vertices)
+    colors, _ = render_views(scene, view_size, gain)
+    photo = degrade(render_photo(scene, shot, PHOTO_SIDE), shot, rng)
+    vertices, faces = scene.vertices.numpy(), scene.triangles.numpy()
+    points, normals = sample_surface(vertices, faces, 2 * POINTS, np.random.default_rng(seed))
+    seen, outward = visible_from_outside(vertices, faces, points, normals)
+    height = float(np.ptp(vertices[np.unique(faces)], axis=0)[2])
+    mask = (colors[FRONT] < 250).any(axis=-1)
+    return Subject(photo, colors, scene.occupancy.numpy(), points[seen], outward[seen], height, mask)
+
+
+def visible_from_outside(
+    vertices: np.ndarray, faces: np.ndarray, points: np.ndarray, normals: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Tell which surface points can be seen from outside; garments have layers that nobody sees.
+
+    Returns:
+        [N] bool, and the normals [N, 3] turned to the side from which a point is seen.
+    """
+    import trimesh
+
+    mesh = trimesh.Trimesh(vertices, faces, process=False)
+    index = np.arange(RAYS) + 0.5
+    z = 1 - 2 * index / RAYS
+    angle = np.pi * (1 + 5**0.5) * index  # Fibonacci sphere
+    ring = np.sqrt(1 - z**2)
+    directions = np.stack([ring * np.cos(angle), ring * np.sin(angle), z], axis=1)
+    seen = np.zeros(len(points), bool)
+    votes = np.zeros(len(points))
+    for direction in directions:
+        origins = points + 2e-4 * direction
+        free = ~mesh.ray.intersects_any(origins, np.broadcast_to(direction, origins.shape))
+        seen |= free
+        votes += free * np.sign(normals @ direction)
+    return seen, normals * np.where(votes < 0, -1.0, 1.0)[:, None]
+
+
+def measure_mesh(
+    subject: Subject, vertices: np.ndarray, faces: np.ndarray, rng: np.random.Generator
+) -> dict[str, float]:
+    """Return the surface errors and the shell IoU at 64^3 of a mesh in the cube."""
+    points, normals = sample_surface(vertices, faces, POINTS, rng)
+    errors = surface_errors(points, normals, subject.points, subject.normals, subject.height)
+    shell = surface_voxels(torch.from_numpy(vertices).float(), torch.from_numpy(faces.astype(np.int32)), 64)
+    return {**errors, "iou_64": intersection_over_union(shell.numpy(), subject.occupancy)}
+
+
+def measure_variant(stage1: Stage1, subject: Subject, settings: Settings) -> dict[str, float]:
+    """Run Stage 1 and the coarse surface on a subject's photo and measure both."""
+    result = None
+    for event in stage1.sample(subject.photo, settings.stage1_steps, settings.guidance, settings.seed):
+        if isinstance(event, Stage1Result):
+            result = event
+    assert result is not None
+    mesh = build_coarse(
+        result.structure_logits, result.colors, result.normals, subject.photo,
+        settings.faces, settings.texture_size, lambda stage, step, total: None,
+    )  # fmt: skip
+    figures = measure_mesh(subject, mesh.vertices, mesh.faces, np.random.default_rng(0))
+    figures["iou_64"] = intersection_over_union(result.structure_logits > 0, subject.occupancy)
+    views = range(NUM_BODY_VIEWS)
+    figures["view_psnr_db"] = float(np.mean([psnr(result.colors[v], subject.colors[v]) for v in views]))
+    figures["view_ssim"] = float(np.mean([ssim(result.colors[v], subject.colors[v]) for v in views]))
+    return figures
+
+
+def mean_body(body_file: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Return the average body in rest pose: vertices [V, 3] and faces [F, 3]."""
+    from synchuman.training.people.cages import triangulate
+
+    body = open_studio(body_file, "cpu").body
+    faces = triangulate(body.quads["body"])
+    used, faces = np.unique(faces, return_inverse=True)
+    return body.reference.numpy()[used].astype(np.float64), faces.reshape(-1, 3)
+
+
+def evaluate(
+    variant: Path, count: int, settings: Settings, body_file: Path = BODY_FILE
+) -> dict[str, dict[str, float]]:
+    """Return mean figures per method: the variant, `hull` and `mean_body`; `*_median` and `*_worst` of Chamfer.
+
+    Raises:
+        FileNotFoundError: The variant or the body is not there; the message names the cure.
+    """
+    stage1 = Stage1.load(variant)
+    body_vertices, body_faces = mean_body(body_file)
+    rows: dict[str, list[dict[str, float]]] = {"variant": [], "hull": [], "mean_body": []}
+    for number in range(count):
+        subject = make_subject(FIRST_EVALUATION_SEED + number, stage1.config.image_size, body_file)
+        rng = np.random.default_rng(number)
+        rows["variant"].append(measure_variant(stage1, subject, settings))
+        rows["hull"].append(measure_mesh(subject, *hull_of_front(subject.mask), rng))
+        fitted = fit_to_front(body_vertices, subject.mask)
+        rows["mean_body"].append(measure_mesh(subject, fitted, body_faces, rng))
+        LOGGER.info("%d of %d: %s", number + 1, count, {k: r[-1]["chamfer_cm"] for k, r in rows.items()})
+    summary = {}
+    for method, figures in rows.items():
+        summary[method] = {key: float(np.mean([row[key] for row in figures])) for key in figures[0]}
+        chamfer = [row["chamfer_cm"] for row in figures]
+        summary[method]["chamfer_cm_median"] = float(np.median(chamfer))
+        summary[method]["chamfer_cm_worst"] = float(np.max(chamfer))
+    return summary
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse the command line, evaluate, write and show the figures."""
+    from rich.console import Console
+    from rich.table import Table
+
+    parser = argparse.ArgumentParser(prog="synchuman evaluate", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--variant", type=Path, default=Path("assets/mini"))
+    parser.add_argument("--count", type=int, default=32)
+    parser.add_argument("--steps", type=int, default=16)
+    parser.add_argument("--guidance", type=float, default=2.0)
+    parser.add_argument("--body", type=Path, default=BODY_FILE, help="what people.export_body wrote")
+    parser.add_argument("--out", type=Path, help="JSON file for the figures")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    settings = Settings(stage1_steps=options.steps, guidance=options.guidance, texture_size=512)
+    summary = evaluate(options.variant, options.count, settings, options.body)
+    table = Table("figure", *summary, title=f"{options.count} held-out people, bodies scaled to 1.7 m")
+    for key in summary["variant"]:
+        table.add_row(key, *(f"{row[key]:.3f}" if key in row else "" for row in summary.values()))
+    Console().print(table)
+    if options.out:
+        options.out.write_text(json.dumps(summary, indent=1))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
