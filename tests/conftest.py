@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
+
+if TYPE_CHECKING:
+    from synchuman.pipeline import SyncHuman
 
 SHIPPED = Path(__file__).resolve().parents[1] / "assets" / "mini"
 
@@ -74,3 +78,11 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.nn.init.ones_(last.bias)
     Stage1(networks, MINI).save(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def pipeline(weights: Path) -> SyncHuman:
+    """The pipeline, loaded once."""
+    from synchuman.pipeline import SyncHuman
+
+    return SyncHuman.load(str(weights), device="cpu")

@@ -12,6 +12,8 @@ import pytest
 from conftest import draw_person, encode
 from PIL import Image
 
+from synchuman.settings import Settings
+
 playwright = pytest.importorskip("playwright.sync_api")
 
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium")
@@ -193,6 +195,34 @@ def test_preset_moves_the_settings(visit: Visit) -> None:
     playwright.expect(page.locator("#setting-stage1_steps input[type=number]")).to_have_value("8")
     page.get_by_label("Best").check()
     playwright.expect(page.locator("#setting-texture_size input[type=number]")).to_have_value("4096")
+
+
+def test_example_goes_at_a_click(visit: Visit) -> None:
+    page = visit.page
+    page.locator("#settings > button").click()
+    page.locator("#randomise input").check()
+    page.locator("#examples button.gallery-item").first.click()
+    playwright.expect(page.locator(".status")).to_contain_text("step", timeout=RUN_TIMEOUT)
+    playwright.expect(page.locator("#setting-seed input")).not_to_have_value("43")
+    see(page.locator("#cutout img"))
+    page.locator("#cancel").click()
+    see(page.locator(".status.stopped"), 60_000)
+
+
+def test_endpoints_have_names_and_errors(address: str, person_png: bytes, tmp_path: Path) -> None:
+    import gradio_client
+
+    client = gradio_client.Client(address, verbose=False)
+    named = client.view_api(return_format="dict")["named_endpoints"]
+    assert {"/cutout", "/generate", "/cancel"} <= set(named)
+    photo = tmp_path / "photo.png"
+    photo.write_bytes(b"no photo")
+    settings = Settings(stage1_steps=1, guidance=1.0, faces=1000, texture_size=256).model_dump().values()
+    with pytest.raises(gradio_client.exceptions.AppError, match="JPEG"):
+        client.predict(gradio_client.handle_file(photo), None, *settings, api_name="/generate")
+    photo.write_bytes(person_png)
+    result = client.predict(gradio_client.handle_file(photo), None, *settings, api_name="/generate")
+    assert any(str(value).endswith(".glb") or ".glb" in str(value) for value in result)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
