@@ -71,7 +71,11 @@ def record(network):
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize(
-    ("name", "groups", "tolerance", "gigabytes"), [("unet_thin", 1, 5e-5, 8), ("unet_full", 2, 1e-4, 20)]
+    ("name", "groups", "tolerance", "gigabytes"),
+    [
+        ("unet_thin", 1, 5e-5, 8),
+        pytest.param("unet_full", 2, 1e-4, 20, marks=pytest.mark.huge),
+    ],
 )
 def test_joint_network(name, groups, tolerance, gigabytes):
     """About 2 minutes for `unet_thin` and 15 for `unet_full` on two cores."""

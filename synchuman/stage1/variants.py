@@ -17,11 +17,11 @@ PUBLISHED = Stage1Config()
 
 # Ours: small enough to train in an hour or two and to run on two CPU cores.
 MINI = Stage1Config(
-    image_size=192,
+    image_size=96,
     prompt_length=4,
     preview_interval=4,
     joint_network=JointNetworkConfig(
-        latent_size=24,
+        latent_size=12,
         widths=(64, 128, 160),
         heads=(2, 4, 5),
         attention=(True, True, True),

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from synchuman.stage1.variants import MINI
 from synchuman.training.command import Leg
 from synchuman.training.people_data import People, on_white, to_unit, unpack_structure
 from synchuman.training.train_image_autoencoder import load_image_autoencoder
@@ -70,7 +71,7 @@ def _encode(people: People, leg: Leg) -> dict[str, Tensor]:
         inputs = torch.stack([on_white(rows["canvas"]), on_white(rows["face"])], dim=1)
         stack = torch.cat([rows["normals"], rows["colors"], inputs], dim=1)
         with torch.autocast(leg.device.type, dtype=torch.bfloat16):
-            encoded = images.encode(to_unit(stack.flatten(0, 1))).latent_dist.mode() * scale
+            encoded = images.encode(to_unit(stack.flatten(0, 1), MINI.image_size)).latent_dist.mode() * scale
             voxels, _ = structure(unpack_structure(rows["structure"]))
         encoded = encoded.unflatten(0, stack.shape[:2]).half().cpu()
         parts["views"].append(encoded[:, :10])

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 KEYS = ("colors", "normals", "structure", "canvas", "face", "token")
@@ -60,9 +61,10 @@ def unpack_structure(packed: Tensor, resolution: int = 64) -> Tensor:
     return bits.reshape(len(packed), 1, resolution, resolution, resolution).float()
 
 
-def to_unit(images: Tensor) -> Tensor:
-    """Turn uint8 [..., h, w, 3] into float [..., 3, h, w] in [-1, 1]."""
-    return images.movedim(-1, -3).float() / 127.5 - 1
+def to_unit(images: Tensor, size: int) -> Tensor:
+    """Turn uint8 [b, h, w, 3] into float [b, 3, size, size] in [-1, 1], averaging when size is smaller."""
+    unit = images.movedim(-1, -3).float() / 127.5 - 1
+    return unit if unit.shape[-1] == size else F.interpolate(unit, size=(size, size), mode="area")
 
 
 def on_white(rgba: Tensor) -> Tensor:

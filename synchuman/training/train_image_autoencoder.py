@@ -57,7 +57,7 @@ def load_image_autoencoder(leg: Leg) -> AutoencoderKL:
 def _views(batch: dict[str, Tensor]) -> Tensor:
     inputs = torch.stack([on_white(batch["canvas"]), on_white(batch["face"])], dim=1)
     images = torch.cat([batch["colors"], batch["normals"], inputs], dim=1)
-    return to_unit(images.flatten(0, 1))
+    return to_unit(images.flatten(0, 1), MINI.image_size)
 
 
 def run(leg: Leg) -> None:

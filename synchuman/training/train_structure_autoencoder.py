@@ -29,12 +29,28 @@ class StructureAutoencoder(nn.Module):
         self.decoder = StructureDecoder(MINI.structure_decoder)
 
 
+def random_crop(occupancy: Tensor, generator: torch.Generator, width: int = 32, step: int = 4) -> Tensor:
+    """Cut a random upright column of `width` voxels a side: most of a person at a quarter of the cost.
+
+    Args:
+        occupancy: [B, 1, n, n, n].
+        generator: Random source; one place for the whole batch.
+        width: Voxels of the column along x and y.
+        step: The place is a multiple of it, the voxels of a latent.
+    """
+    room = (occupancy.shape[2] - width) // step
+    # The sum of two draws favours the middle, where people stand.
+    draws = torch.randint(0, room // 2 + 1, (2, 2), generator=generator, device=occupancy.device)
+    x, y = (int(v) * step for v in draws.sum(0))
+    return occupancy[:, :, x : x + width, y : y + width]
+
+
 def structure_loss(
     module: nn.Module, batch: dict[str, Tensor], generator: torch.Generator
 ) -> dict[str, Tensor]:
     """Weighted cross entropy, soft dice and a faint Kullback-Leibler term."""
     assert isinstance(module, StructureAutoencoder)
-    occupancy = unpack_structure(batch["structure"])
+    occupancy = random_crop(unpack_structure(batch["structure"]), generator)
     flip = torch.rand(len(occupancy), generator=generator, device=occupancy.device) < 0.5
     occupancy = torch.where(flip[:, None, None, None, None], occupancy.flip(2), occupancy)
     mean, log_variance = module.encoder(occupancy)
