@@ -143,7 +143,7 @@ def mean_body(body_file: Path) -> tuple[np.ndarray, np.ndarray]:
 def evaluate(
     variant: Path, count: int, settings: Settings, body_file: Path = BODY_FILE
 ) -> dict[str, dict[str, float]]:
-    """Return mean figures per method: the variant, `hull` and `mean_body`; `*_median` and `*_worst` of Chamfer.
+    """Return mean figures of the variant, `hull` and `mean_body`; Chamfer also as median and worst.
 
     Raises:
         FileNotFoundError: The variant or the body is not there; the message names the cure.

@@ -28,7 +28,7 @@ class ImageTokens(nn.Module):
 
 
 def augment_tokens(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Shift brightness, contrast and colour of uint8 [b, h, w, 3] and blank a random box: real photos vary more.
+    """Shift brightness, contrast and colour of uint8 [b, h, w, 3] and blank a random box.
 
     Black stays black: it marks the background.
     """

@@ -74,7 +74,7 @@ def intersection_over_union(a: np.ndarray, b: np.ndarray) -> float:
 
 def psnr(image: np.ndarray, truth: np.ndarray) -> float:
     """Return the peak signal-to-noise ratio in dB of two uint8 images."""
-    error = np.mean((image.astype(np.float64) - truth.astype(np.float64)) ** 2)
+    error = float(np.mean((image.astype(np.float64) - truth.astype(np.float64)) ** 2))
     return float(10 * np.log10(255.0**2 / max(error, 1e-10)))
 
 

@@ -5,9 +5,11 @@ python -m synchuman.training.train_image_autoencoder --people training-data/peop
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 import torch.nn.functional as F
-from diffusers import AutoencoderKL
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch import Tensor, nn
 
 from synchuman.stage1.conditioning import build_image_autoencoder
@@ -26,6 +28,7 @@ def _gradients(image: Tensor) -> tuple[Tensor, Tensor]:
 
 def image_loss(module: nn.Module, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
     """L1 of the image and of its gradients (keeps edges without a pretrained net), faint KL."""
+    assert isinstance(module, AutoencoderKL)
     images = batch["images"]
     posterior = module.encode(images).latent_dist
     mean, log_variance = posterior.mean.float(), posterior.logvar.float()
@@ -66,7 +69,7 @@ def run(leg: Leg) -> None:
     source = people.batches(("colors", "normals", "canvas", "face"), leg.batch or 8, leg.loop.seed)
     picker = torch.Generator().manual_seed(leg.loop.seed)
 
-    def batches():  # type: ignore[no-untyped-def]
+    def batches() -> Iterator[dict[str, Tensor]]:
         for batch in source:
             images = _views(batch)
             yield {"images": images[torch.randperm(len(images), generator=picker)[: len(images) // 3]]}

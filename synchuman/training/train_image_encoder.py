@@ -46,7 +46,7 @@ class TokensToPerson(nn.Module):
         self.to_views = nn.Linear(width, 2 * 4 * VIEW_PATCH**2)
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Images uint8 [b, h, w, 3] to structure tokens [b, T, 8 p^3] and view tokens [b, 4, T', 2 * 4 p^2]."""
+        """uint8 [b, h, w, 3] to structure tokens [b, T, 8 p^3] and view tokens [b, 4, T', 2 * 4 p^2]."""
         tokens = self.encoder(images)
         decoded = self.decoder(self.queries.expand(len(tokens), -1, -1), tokens)
         structure = self.to_structure(decoded[:, : self.structure_tokens])

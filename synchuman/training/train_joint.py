@@ -46,13 +46,13 @@ class JointTraining(nn.Module):
 
 
 def sample_times(count: int, generator: torch.Generator, device: torch.device) -> Tensor:
-    """Draw t in (0, 1): logit-normal, shifted to the noisy end where the whole is decided (Esser et al. 2024)."""
+    """Draw t in (0, 1): logit-normal, shifted to the noisy end that decides the whole (Esser et al. 2024)."""
     normal = torch.randn(count, generator=generator, device=device)
     return torch.sigmoid(0.7 + 1.1 * normal)
 
 
 def joint_loss(module: nn.Module, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
-    """Flow-matching loss of both branches: v = noise - data at x = (1 - t) data + t noise (Lipman et al. 2023)."""
+    """Flow-matching loss of both branches (Lipman et al. 2023): v = noise - data on the straight path."""
     assert isinstance(module, JointTraining)
     device = batch["views"].device
     people = len(batch["views"])

@@ -92,7 +92,7 @@ def load_structure_autoencoder(leg: Leg) -> StructureAutoencoder:
     module = StructureAutoencoder()
     load_average(module, leg.out / "structure-autoencoder")
     module.eval()
-    people = People(leg.people, limit=256)
+    people = People(leg.people, limit=64)
     normalise_latents(module, unpack_structure(people.tensors["structure"]))
     return module
 
