@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from synchuman.stage1.variants import MINI
 from synchuman.training.command import Leg
@@ -62,7 +62,8 @@ def load_or_make_latents(leg: Leg) -> Latents:
 
 @torch.no_grad()
 def _encode(people: People, leg: Leg) -> dict[str, Tensor]:
-    images = load_image_autoencoder(leg).to(leg.device)
+    images = load_image_autoencoder(leg)
+    nn.Module.to(images, leg.device)  # the class decorates its own `to`, which hides it from type checkers
     structure = load_structure_autoencoder(leg).encoder.to(leg.device)
     scale = float(images.config["scaling_factor"])
     parts: dict[str, list[Tensor]] = {"views": [], "condition": [], "structure": []}
