@@ -25,6 +25,7 @@ from synchuman.weights import keymaps
 
 SMALL = dataclasses.replace(
     MINI.joint_network,
+    latent_size=24,
     widths=(16, 16, 32),
     heads=(1, 1, 2),
     norm_groups=4,

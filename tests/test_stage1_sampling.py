@@ -228,10 +228,11 @@ def test_mini_end_to_end(mini):
     assert [step.preview is not None for step in steps] == [True, False]
     colors, normals = steps[0].preview
     for images in (colors, normals, result.colors, result.normals):
-        assert images.shape == (5, 192, 192, 3) and images.dtype == np.uint8
+        assert images.shape == (5, MINI.image_size, MINI.image_size, 3) and images.dtype == np.uint8
     assert result.structure_logits.shape == (64, 64, 64) and result.structure_logits.dtype == np.float32
     assert np.isfinite(result.structure_logits).all() and result.structure_logits.std() > 0
-    assert (result.normals[0][:64, 64:128] == result.normals[4][1::3, 1::3]).all()
+    third = MINI.image_size // 3
+    assert (result.normals[0][:third, third : 2 * third] == result.normals[4][1::3, 1::3]).all()
     assert (result.colors[0][:, :2] == 255).all()  # the photo on white
 
     again = list(mini.sample(rgba, steps=2, guidance=2.0, seed=1))[-1]
