@@ -235,14 +235,14 @@ def test_order_of_voxels_and_batch_do_not_matter():
     alone = extract(coords, feats, settings["res"])
     order = torch.randperm(len(coords), generator=torch.Generator().manual_seed(1))
     shuffled = extract(coords[order], feats[order], settings["res"])
-    assert torch.equal(alone.vertices, shuffled.vertices)
+    torch.testing.assert_close(alone.vertices, shuffled.vertices)
     assert torch.equal(alone.faces, shuffled.faces)
-    assert torch.equal(alone.colors, shuffled.colors)
+    torch.testing.assert_close(alone.colors, shuffled.colors)
     other = golden("border16")
     both = torch.cat([other[1] + torch.tensor([1, 0, 0, 0]), coords])
     meshes = extract_batch(both, torch.cat([other[2], feats]), 16)
     assert len(meshes) == 2
-    assert torch.equal(meshes[0].vertices, alone.vertices)
+    torch.testing.assert_close(meshes[0].vertices, alone.vertices)
     assert torch.equal(meshes[1].faces, extract(*other[1:3], 16).faces)
 
 
@@ -260,7 +260,7 @@ def test_half_precision_features_are_read_as_float32():
     half = extract(coords, feats.half(), settings["res"])
     same = extract(coords, feats.half().float(), settings["res"])
     assert half.vertices.dtype == torch.float32
-    assert torch.equal(half.vertices, same.vertices)
+    torch.testing.assert_close(half.vertices, same.vertices)
 
 
 def test_bad_input_is_named():
@@ -309,8 +309,8 @@ def test_fill_keeps_the_outer_surface_untouched():
     field = average_field(coords, feats, 48)
     before, after = extract_field(field), extract_field(fill_hidden(field))
     outer = before.vertices.norm(dim=1) > 11.5 / 48
-    assert torch.equal(after.vertices, before.vertices[outer])
-    assert torch.equal(after.colors, before.colors[outer])
+    torch.testing.assert_close(after.vertices, before.vertices[outer])
+    torch.testing.assert_close(after.colors, before.colors[outer])
 
 
 @pytest.mark.parametrize(("hole", "opens"), [(0, True), (1, False), (2, False)])
