@@ -16,7 +16,7 @@ ASSETS = Path(__file__).resolve().parents[2] / "assets"
 CSS = ASSETS / "app.css"
 EXAMPLES = ASSETS / "examples"
 # glTF's front is +z: seen from 90 degrees, level; far enough for 1.7 m to stand in the frame.
-CAMERA = (90, 90, 3.1)
+CAMERA = (90, 90, 2.6)
 MODEL_HEIGHT = 600
 MAX_AGE = 24 * 3600  # seconds that Gradio keeps its copies of uploads and results
 
@@ -138,7 +138,7 @@ def _cutout_card() -> dict[str, Any]:
             generate = gr.Button(
                 "Generate", variant="primary", size="lg", interactive=False, elem_id="generate"
             )
-            cancel = gr.Button("Cancel", variant="stop", size="lg", visible=False, elem_id="cancel")
+            cancel = gr.Button("Cancel", variant="secondary", size="lg", visible=False, elem_id="cancel")
     return {
         "cutout": cutout, "cutout_note": note, "person": person, "preset": preset, "settings": settings,
         "randomise": randomise, "generate": generate, "cancel": cancel,
