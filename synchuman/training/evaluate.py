@@ -43,7 +43,7 @@ class Subject:
         occupancy: [64, 64, 64] bool, voxels that the surface touches.
         points: [n, 3] samples of the surface that can be seen from outside, in the cube.
         normals: [n, 3] their unit normals.
-        height: Height in the cube.
+        height: Standing height in the cube's units, whatever the pose.
         mask: [s, s] bool, true front silhouette.
     """
 
@@ -63,14 +63,17 @@ def make_subject(seed: int, view_size: int, body_file: Path = BODY_FILE) -> Subj
         raise ValueError(f"Seed {seed} is a training seed; evaluation starts at {FIRST_EVALUATION_SEED}.")
     rng = np.random.default_rng([seed, PHOTO_SALT])
     shot = draw_shot(rng)
-    scene = place(make_person(seed, "cpu", body_file))
+    person = make_person(seed, "cpu", body_file)
+    scene = place(person)
     gain = torch.from_numpy(shot.gain).to(scene.vertices)
     colors, _ = render_views(scene, view_size, gain)
     photo = degrade(render_photo(scene, shot, PHOTO_SIDE), shot, rng)
     vertices, faces = scene.vertices.numpy(), scene.triangles.numpy()
     points, normals = sample_surface(vertices, faces, 2 * POINTS, np.random.default_rng(seed))
     seen, outward = visible_from_outside(vertices, faces, points, normals)
-    height = float(np.ptp(vertices[np.unique(faces)], axis=0)[2])
+    rest, _ = open_studio(body_file, "cpu").body.rest_shape(person.phenotypes)
+    per_metre = float(np.ptp(vertices[:, 2]) / np.ptp(person.vertices[:, 2].numpy()))
+    height = float(np.ptp(rest[:, 2].numpy())) * per_metre
     mask = (colors[FRONT] < 250).any(axis=-1)
     return Subject(photo, colors, scene.occupancy.numpy(), points[seen], outward[seen], height, mask)
 
