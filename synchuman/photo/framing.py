@@ -54,6 +54,18 @@ def frame_multiview(rgba: np.ndarray, size: int = PUBLISHED_CANVAS) -> tuple[np.
     return np.array(canvas), np.array(face)
 
 
+def frame_sharp(rgba: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Frame at the published size, then shrink, so that a small variant's face keeps the photo's detail.
+
+    Arguments, results and errors as `frame_multiview`; the same at the published size.
+    """
+    framed = frame_multiview(rgba, PUBLISHED_CANVAS)
+    if size == PUBLISHED_CANVAS:
+        return framed
+    canvas, face = (Image.fromarray(f).resize((size, size), Image.Resampling.BICUBIC) for f in framed)
+    return np.asarray(canvas), np.asarray(face)
+
+
 def frame_tokens(rgba: np.ndarray, size: int = PUBLISHED_TOKENS) -> np.ndarray:
     """Centre the person with a margin of a fifth on black, for the image encoder.
 

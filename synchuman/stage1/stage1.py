@@ -9,10 +9,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
-from synchuman.photo.framing import PUBLISHED_CANVAS, frame_multiview, frame_tokens, on_white, to_uint8
+from synchuman.photo.framing import frame_sharp, frame_tokens, on_white, to_uint8
 from synchuman.stage1 import conditioning, sampler
 from synchuman.stage1.config import Stage1Config
 from synchuman.stage1.layout import COLOR, DOMAINS, NORMAL
@@ -117,7 +116,7 @@ class Stage1:
             raise ValueError(f"Stage 1 needs an RGBA image, uint8 [h, w, 4], not {rgba.dtype} {rgba.shape}.")
         if steps < 1 or guidance < 1:
             raise ValueError(f"Steps and guidance must be at least 1, not {steps} and {guidance}.")
-        canvas, face = (on_white(image) for image in self._frame(rgba))
+        canvas, face = (on_white(image) for image in frame_sharp(rgba, self.config.image_size))
         inputs = self.inputs(canvas, face, frame_tokens(rgba, self.config.image_encoder.image_size))
         if guidance != 1:
             inputs = sampler.guided(inputs)
@@ -164,15 +163,6 @@ class Stage1:
             labels=labels,
             tokens=conditioning.encode_tokens(networks.image_encoder, self._move(pixels)),
         )
-
-    def _frame(self, rgba: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Frame at the published size, so that small variants get a sharp face too, then shrink."""
-        size = self.config.image_size
-        framed = frame_multiview(rgba, PUBLISHED_CANVAS)
-        if size == PUBLISHED_CANVAS:
-            return framed
-        canvas, face = (Image.fromarray(f).resize((size, size), Image.Resampling.BICUBIC) for f in framed)
-        return np.asarray(canvas), np.asarray(face)
 
     def _move(self, x: Tensor) -> Tensor:
         return x.to(device=self.device, dtype=self.dtype)

@@ -7,20 +7,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 
-from synchuman.photo.framing import PUBLISHED_CANVAS, frame_multiview, frame_tokens
+from synchuman.photo.framing import frame_sharp, frame_tokens
 from synchuman.training.people.person import BODY_FILE, make_person
 from synchuman.training.people.photo import degrade, draw_shot, render_photo
 from synchuman.training.people.views import place, render_views
 
 TOKEN_SIDE = 224
 PHOTO_SALT = 7
-
-
-def shrink(image: np.ndarray, size: int) -> np.ndarray:
-    """Resize [h, w, C] uint8 to [size, size, C] with antialias."""
-    return np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC))
 
 
 def render_sample(
@@ -48,12 +42,12 @@ def render_sample(
         colors, normals = render_views(scene, size, gain)
         photo = render_photo(scene, shot, size * 3)
     cutout = degrade(photo, shot, rng)
-    canvas, face = frame_multiview(cutout, PUBLISHED_CANVAS)
+    canvas, face = frame_sharp(cutout, size)
     return {
         "colors": colors,
         "normals": normals,
         "structure": np.packbits(scene.occupancy.cpu().numpy().ravel()),
-        "canvas": shrink(canvas, size),
-        "face": shrink(face, size),
+        "canvas": canvas,
+        "face": face,
         "token": frame_tokens(cutout, TOKEN_SIDE),
     }
