@@ -159,12 +159,13 @@ class Stage2Config:
     flow: SlatFlowConfig = field(default_factory=SlatFlowConfig)
     views: ViewTokensConfig = field(default_factory=ViewTokensConfig)
     mesh_decoder: MeshDecoderConfig = field(default_factory=MeshDecoderConfig)
-    gaussian_decoder: GaussianDecoderConfig = field(default_factory=GaussianDecoderConfig)
+    gaussian_decoder: GaussianDecoderConfig | None = field(default_factory=GaussianDecoderConfig)
     normalisation: SlatNormalisation = field(default_factory=SlatNormalisation)
     sampler: SlatSamplerConfig = field(default_factory=SlatSamplerConfig)
 
     def __post_init__(self) -> None:
-        trunks = (self.mesh_decoder.trunk, self.gaussian_decoder.trunk)
+        gaussian = self.gaussian_decoder
+        trunks = [self.mesh_decoder.trunk] + ([] if gaussian is None else [gaussian.trunk])
         for name in ("resolution", "channels"):
             wanted = getattr(self.flow, name)
             _require(
