@@ -11,9 +11,17 @@ from torch import nn
 
 from synchuman.stage1.variants import MINI
 from synchuman.training.baselines import fit_to_front, hull_of_front
+from synchuman.training.image_tokens import ImageTokens
 from synchuman.training.loop import LoopConfig, load_average, train
 from synchuman.training.metrics import intersection_over_union, psnr, sample_surface, surface_errors
 from synchuman.training.people_data import People, on_white, to_unit, unpack_structure
+from synchuman.training.train_image_encoder import (
+    TokensToPerson,
+    cut_images,
+    cut_outs,
+    cut_volume,
+    encoder_loss,
+)
 from synchuman.training.train_joint import JointTraining, joint_loss
 from synchuman.training.train_structure_autoencoder import (
     StructureAutoencoder,
@@ -78,8 +86,8 @@ def test_people_are_read_back(tmp_path):
     people = People(tmp_path, limit=4)
     assert len(people) == 4
     assert np.array_equal(unpack_structure(people.tensors["structure"])[:, 0].numpy() > 0, occupancy[:4])
-    batch = next(people.batches(("colors",), 3, seed=0))
-    assert batch["colors"].shape == (3, 5, 12, 12, 3)
+    assert next(people.batches(3, seed=0))["colors"].shape == (3, 5, 12, 12, 3)
+    assert set(People(tmp_path, keys=("face",)).tensors) == {"face"}
 
 
 def test_images_for_the_networks():
@@ -121,9 +129,50 @@ def test_structure_loss_reaches_every_weight(ball):
     assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in module.parameters())
 
 
-def test_joint_loss_reaches_network_prompts_and_encoder():
+def test_encoder_loss_reaches_every_weight():
     torch.manual_seed(0)
-    module = JointTraining()
+    size, side = MINI.image_size, MINI.image_encoder.image_size
+    batch = {
+        "colors": torch.randint(0, 256, (2, 5, size, size, 3), dtype=torch.uint8),
+        "normals": torch.randint(0, 256, (2, 5, size, size, 3), dtype=torch.uint8),
+        "structure": torch.randint(0, 256, (2, 64**3 // 8), dtype=torch.uint8),
+        "token": torch.randint(0, 256, (2, side, side, 3), dtype=torch.uint8),
+    }
+    module = TokensToPerson()
+    encoder_loss(module, batch, torch.Generator().manual_seed(0))["loss"].backward()
+    unused = {
+        "encoder.model.embeddings.mask_token",
+        "encoder.model.layernorm.weight",
+        "encoder.model.layernorm.bias",
+    }
+    without = {name for name, p in module.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0}
+    assert without <= unused
+
+
+def test_cut_outs_show_what_they_ask_for():
+    size = MINI.image_size
+    images = torch.arange(10, dtype=torch.uint8).mul(20).view(1, 10, 1, 1, 1).expand(3, 10, size, size, 3)
+    seen, shown = cut_outs(images, torch.Generator().manual_seed(0))
+    colors, normals = ((shown[..., part] + 1) * 127.5 for part in (slice(0, 3), slice(3, 6)))
+    assert torch.allclose(normals - colors, torch.tensor(100.0), atol=1e-3)
+    flat = seen.float().flatten(1)
+    assert (flat.amax(1) == flat.amin(1)).all()
+    assert all(
+        s in (c.round(), n.round())
+        for s, c, n in zip(flat[:, 0], colors[:, 0, 0, 0, 0], normals[:, 0, 0, 0, 0])
+    )
+
+
+def test_tokens_are_cut_in_order():
+    volume = torch.arange(4**3).view(1, 4, 4, 4)
+    assert cut_volume(volume, 2)[0, 1].tolist() == [2, 3, 6, 7, 18, 19, 22, 23]
+    image = torch.arange(16).view(1, 1, 4, 4, 1)
+    assert cut_images(image, 2)[0, 1].tolist() == [2, 3, 6, 7]
+
+
+def test_joint_loss_reaches_network_and_prompts_but_not_the_encoder():
+    torch.manual_seed(0)
+    module = JointTraining(ImageTokens(MINI.image_encoder))
     size = MINI.joint_network.latent_size
     side = MINI.image_encoder.image_size
     batch = {
@@ -132,15 +181,16 @@ def test_joint_loss_reaches_network_prompts_and_encoder():
         "structure": torch.randn(2, 8, 16, 16, 16),
         "token": torch.randint(0, 256, (2, side, side, 3), dtype=torch.uint8),
     }
-    optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
+    optimizer = torch.optim.SGD([p for p in module.parameters() if p.requires_grad], lr=0.1)
     for _ in range(3):  # zero-initialised outputs let gradients through only after a step
         optimizer.zero_grad()
         terms = joint_loss(module, batch, torch.Generator().manual_seed(1))
         terms["loss"].backward()
         optimizer.step()
     assert set(terms) == {"loss", "normals", "colors", "face", "structure"}
-    for part in (module.network.structure, module.network.to_views, module.encoder):
+    for part in (module.network.structure, module.network.to_views):
         assert sum(p.grad.abs().sum() for p in part.parameters() if p.grad is not None) > 0
+    assert all(p.grad is None for p in module.encoder.parameters())
     assert module.prompts.grad is not None and module.prompts.grad.abs().sum() > 0
 
 

@@ -15,13 +15,13 @@ from synchuman.stage1.config import (
 # The sizes of the published weights: the defaults of every config.
 PUBLISHED = Stage1Config()
 
-# Ours: small enough to train in an hour or two and to run on two CPU cores.
+# Ours: small enough to train in half an hour on one GPU and to run on two CPU cores.
 MINI = Stage1Config(
-    image_size=96,
+    image_size=192,
     prompt_length=4,
     preview_interval=4,
     joint_network=JointNetworkConfig(
-        latent_size=12,
+        latent_size=24,
         widths=(64, 128, 160),
         heads=(2, 4, 5),
         attention=(True, True, True),
@@ -36,7 +36,7 @@ MINI = Stage1Config(
             heads=6, head_width=32, to_structure_after=0, to_views_after=1, kernel=1, mlp_ratio=2
         ),
     ),
-    structure_decoder=StructureDecoderConfig(channels=(128, 32, 16), res_blocks=1, res_blocks_middle=1),
+    structure_decoder=StructureDecoderConfig(channels=(96, 32, 16), res_blocks=1, res_blocks_middle=1),
     image_autoencoder=AutoencoderConfig(widths=(32, 64, 96, 96), layers=1, norm_groups=8),
     image_encoder=ImageEncoderConfig(width=192, depth=6, heads=6, image_size=224),
     clip=None,

@@ -15,13 +15,14 @@ from synchuman.stage1.variants import MINI
 from synchuman.training.command import Leg
 from synchuman.training.loop import LoopConfig, load_average
 from synchuman.training.train_image_autoencoder import load_image_autoencoder
+from synchuman.training.train_image_encoder import load_image_encoder
 from synchuman.training.train_joint import JointTraining
 from synchuman.training.train_structure_autoencoder import load_structure_autoencoder
 
 
 def trained_stage1(leg: Leg) -> Stage1:
     """Assemble Stage 1 from the averaged weights of all legs."""
-    joint = JointTraining()
+    joint = JointTraining(load_image_encoder(leg))
     load_average(joint, leg.out / "joint")
     networks = Networks(
         joint_network=joint.network,

@@ -1,24 +1,39 @@
-"""Latents of all people, encoded once by the trained autoencoders and kept on disk."""
+"""Latents of all people, encoded by the trained autoencoders and kept on disk shard by shard.
+
+python -m synchuman.training.latents --people training-data/people --out checkpoints
+"""
 
 from __future__ import annotations
 
+import json
 import logging
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import torch
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from synchuman.stage1.variants import MINI
-from synchuman.training.command import Leg
-from synchuman.training.people_data import People, on_white, to_unit, unpack_structure
+from synchuman.training.command import Leg, run_leg
+from synchuman.training.people_data import (
+    find_shards,
+    on_white,
+    read_shard,
+    shuffled_batches,
+    to_unit,
+    unpack_structure,
+)
+from synchuman.training.structure_encoder import StructureEncoder
 from synchuman.training.train_image_autoencoder import load_image_autoencoder
 from synchuman.training.train_structure_autoencoder import load_structure_autoencoder
 
 LOGGER = logging.getLogger(__name__)
-CHUNK = 32
+CHUNK = 64
+MADE_BY = ("image-autoencoder", "structure-autoencoder")
 
 
 class Latents:
@@ -38,51 +53,89 @@ class Latents:
 
     def batches(self, size: int, seed: int) -> Iterator[dict[str, Tensor]]:
         """Yield endless shuffled batches of everything."""
-        rng = np.random.default_rng(seed)
-        while True:
-            order = torch.from_numpy(rng.permutation(len(self)))
-            for start in range(0, len(order) - size + 1, size):
-                index = order[start : start + size]
-                yield {key: value[index] for key, value in self.tensors.items()}
+        return shuffled_batches(self.tensors, size, seed)
 
 
-def load_or_make_latents(leg: Leg) -> Latents:
-    """Read the latents of the leg's people, encoding what is not encoded yet."""
-    path = leg.out / "latents.safetensors"
-    people = People(leg.people, leg.limit)
-    if path.exists():
-        tensors = load_file(path)
-        if len(tensors["views"]) == len(people):
-            return Latents({**tensors, "token": people.tensors["token"]})
-        LOGGER.info("people were added: encoding anew")
-    tensors = _encode(people, leg)
-    _save(tensors, path)
-    return Latents({**tensors, "token": people.tensors["token"]})
+def load_latents(leg: Leg) -> Latents:
+    """Read the latents of the leg's people onto its device, encoding what is not encoded yet."""
+    encode(leg)
+    parts: dict[str, list[Tensor]] = {}
+    count = 0
+    for path in sorted(_folder(leg).glob("*.safetensors")):
+        for key, tensor in load_file(path).items():
+            parts.setdefault(key, []).append(tensor.to(leg.device))
+        count += len(parts["views"][-1])
+        if leg.limit is not None and count >= leg.limit:
+            break
+    return Latents({key: torch.cat(values)[: leg.limit] for key, values in parts.items()})
 
 
-@torch.no_grad()
-def _encode(people: People, leg: Leg) -> dict[str, Tensor]:
+def encode(leg: Leg) -> None:
+    """Encode the shards that these autoencoders have not encoded yet; several processes may do so at once."""
+    made_by = _fingerprint(leg)
+    _folder(leg).mkdir(parents=True, exist_ok=True)
+    stale = [shard for shard in find_shards(leg.people) if not _is_current(_path(leg, shard), made_by)]
+    if not stale:
+        return
     images = load_image_autoencoder(leg)
     nn.Module.to(images, leg.device)  # the class decorates its own `to`, which hides it from type checkers
     structure = load_structure_autoencoder(leg).encoder.to(leg.device)
+    for number, shard in enumerate(stale, start=1):
+        _save(_encode_shard(shard, images, structure, leg.device), _path(leg, shard), made_by)
+        LOGGER.info("encoded %d of %d shards", number, len(stale))
+
+
+def _folder(leg: Leg) -> Path:
+    return leg.out / "latents"
+
+
+def _path(leg: Leg, shard: Path) -> Path:
+    return _folder(leg) / f"{shard.stem}.safetensors"
+
+
+def _fingerprint(leg: Leg) -> str:
+    """Name the autoencoders by their steps, so that latents of older ones are not taken for theirs."""
+    states = [leg.out / part / "state.json" for part in MADE_BY]
+    for state in states:
+        if not state.exists():
+            raise FileNotFoundError(f"{state} is missing: train that part first (see docs/training.md).")
+    return "-".join(str(json.loads(state.read_text())["step"]) for state in states)
+
+
+def _is_current(path: Path, made_by: str) -> bool:
+    if not path.exists():
+        return False
+    with safe_open(path, "pt") as file:
+        return (file.metadata() or {}).get("made_by") == made_by
+
+
+@torch.no_grad()
+def _encode_shard(
+    shard: Path, images: AutoencoderKL, structure: StructureEncoder, device: torch.device
+) -> dict[str, Tensor]:
+    people = read_shard(shard)
     scale = float(images.config["scaling_factor"])
     parts: dict[str, list[Tensor]] = {"views": [], "condition": [], "structure": []}
-    for start in range(0, len(people), CHUNK):
-        rows = {k: v[start : start + CHUNK].to(leg.device) for k, v in people.tensors.items()}
+    for start in range(0, len(people["colors"]), CHUNK):
+        rows = {k: v[start : start + CHUNK].to(device) for k, v in people.items()}
         inputs = torch.stack([on_white(rows["canvas"]), on_white(rows["face"])], dim=1)
         stack = torch.cat([rows["normals"], rows["colors"], inputs], dim=1)
-        with torch.autocast(leg.device.type, dtype=torch.bfloat16):
+        with torch.autocast(device.type, dtype=torch.bfloat16):
             encoded = images.encode(to_unit(stack.flatten(0, 1), MINI.image_size)).latent_dist.mode() * scale
             voxels, _ = structure(unpack_structure(rows["structure"]))
         encoded = encoded.unflatten(0, stack.shape[:2]).half().cpu()
         parts["views"].append(encoded[:, :10])
         parts["condition"].append(encoded[:, 10:])
         parts["structure"].append(voxels.half().cpu())
-        LOGGER.info("encoded %d of %d", start + len(stack), len(people))
-    return {key: torch.cat(values) for key, values in parts.items()}
+    return {**{key: torch.cat(values) for key, values in parts.items()}, "token": people["token"]}
 
 
-def _save(tensors: dict[str, Tensor], path: Path) -> None:
-    partial = path.with_suffix(".partial")
-    save_file(tensors, partial)
+def _save(tensors: dict[str, Tensor], path: Path, made_by: str) -> None:
+    """Write the latents of a shard whole or not at all."""
+    partial = path.with_suffix(f".{os.getpid()}.partial")
+    save_file({key: value.contiguous() for key, value in tensors.items()}, partial, {"made_by": made_by})
     partial.replace(path)
+
+
+if __name__ == "__main__":
+    run_leg(encode, __doc__ or "")

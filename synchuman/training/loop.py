@@ -23,6 +23,7 @@ class LoopConfig:
 
     Attributes:
         minutes: Wall-clock budget of this call; training stops at its end and leaves a checkpoint.
+        horizon: Minutes of all calls together, over which the rate falls; 0 for this call alone.
         max_steps: Steps over all calls after which training is complete.
         learning_rate: Peak rate of AdamW, reached after the warm-up.
         warmup: Steps of linear warm-up; also repeated when training resumes without optimiser state.
@@ -34,6 +35,7 @@ class LoopConfig:
     """
 
     minutes: float = 10.0
+    horizon: float = 0.0
     max_steps: int = 1_000_000
     learning_rate: float = 3e-4
     warmup: int = 100
@@ -55,8 +57,8 @@ class Averaged:
     def update(self, module: nn.Module, step: int) -> None:
         """Move the average toward the module's parameters after `step` steps."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        for name, parameter in module.named_parameters():
-            self.values[name].lerp_(parameter.detach().float(), 1 - decay)
+        parameters = [parameter.detach().float() for _, parameter in module.named_parameters()]
+        torch._foreach_lerp_(list(self.values.values()), parameters, 1 - decay)
 
     def copy_to(self, module: nn.Module) -> None:
         """Write the average into the module's parameters."""
@@ -95,18 +97,26 @@ def train(
     torch.manual_seed(config.seed)
     folder.mkdir(parents=True, exist_ok=True)
     module.to(device).train()
+    torch.set_float32_matmul_precision("high")
+    torch.backends.cudnn.benchmark = True
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(
-        module.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, betas=(0.9, 0.98)
+        trained,
+        lr=config.learning_rate,
+        weight_decay=config.weight_decay,
+        betas=(0.9, 0.98),
+        fused=device.type == "cuda",
     )
     average = Averaged(module, config.ema)
-    step = _restore(module, average, optimizer, folder)
+    step, spent = _restore(module, average, optimizer, folder)
     first, started, saved = step, time.monotonic(), time.monotonic()
     generator = torch.Generator(device=device).manual_seed(config.seed + step)
     budget = config.minutes * 60
-    sums: dict[str, float] = {}
+    horizon = max(config.horizon * 60, spent + budget)
+    sums: dict[str, Tensor] = {}
     with (folder / "log.jsonl").open("a") as log:
         while step < config.max_steps and time.monotonic() - started < budget:
-            progress = max(step / config.max_steps, (time.monotonic() - started) / budget)
+            progress = max(step / config.max_steps, (spent + time.monotonic() - started) / horizon)
             rate = learning_rate(config, step, first, progress)
             for group in optimizer.param_groups:
                 group["lr"] = rate
@@ -115,23 +125,23 @@ def train(
                 terms = loss_of(module, batch, generator)
             optimizer.zero_grad(set_to_none=True)
             terms["loss"].backward()
-            nn.utils.clip_grad_norm_(module.parameters(), config.clip)
+            nn.utils.clip_grad_norm_(trained, config.clip)
             optimizer.step()
             average.update(module, step)
             step += 1
             for key, value in terms.items():
-                sums[key] = sums.get(key, 0.0) + float(value.detach())
+                sums[key] = sums[key] + value.detach() if key in sums else value.detach()
             if step % 20 == 0:
-                line = {k: round(v / 20, 5) for k, v in sums.items()}
+                line = {k: round(float(v) / 20, 5) for k, v in sums.items()}
                 sums = {}
                 seconds = round(time.monotonic() - started, 1)
                 log.write(json.dumps({"step": step, "seconds": seconds, "rate": rate, **line}) + "\n")
                 log.flush()
                 LOGGER.info("step %d, %.0f s, %s", step, seconds, line)
             if time.monotonic() - saved > config.save_every_seconds:
-                _save(module, average, optimizer, folder, step, config)
+                _save(module, average, optimizer, folder, step, spent + time.monotonic() - started, config)
                 saved = time.monotonic()
-    _save(module, average, optimizer, folder, step, config)
+    _save(module, average, optimizer, folder, step, spent + time.monotonic() - started, config)
     return average
 
 
@@ -141,6 +151,7 @@ def _save(
     optimizer: torch.optim.Optimizer,
     folder: Path,
     step: int,
+    seconds: float,
     config: LoopConfig,
 ) -> None:
     moments = {
@@ -158,13 +169,16 @@ def _save(
         save_file(tensors, partial)
         partial.replace(folder / f"{name}.safetensors")
     partial = folder / "state.partial"
-    partial.write_text(json.dumps({"step": step, "config": asdict(config)}))
+    partial.write_text(json.dumps({"step": step, "seconds": seconds, "config": asdict(config)}))
     partial.replace(folder / "state.json")
 
 
-def _restore(module: nn.Module, average: Averaged, optimizer: torch.optim.Optimizer, folder: Path) -> int:
+def _restore(
+    module: nn.Module, average: Averaged, optimizer: torch.optim.Optimizer, folder: Path
+) -> tuple[int, float]:
+    """Load a checkpoint; returns the steps and seconds of training in it."""
     if not (folder / "state.json").exists():
-        return 0
+        return 0, 0.0
     module.load_state_dict(load_file(folder / "weights.safetensors"))
     for name, value in load_file(folder / "average.safetensors").items():
         average.values[name].copy_(value)
@@ -176,9 +190,9 @@ def _restore(module: nn.Module, average: Averaged, optimizer: torch.optim.Optimi
             states.setdefault(int(index), {})[name] = value
         groups = optimizer.state_dict()["param_groups"]
         optimizer.load_state_dict({"state": states, "param_groups": groups})
-    step = int(json.loads((folder / "state.json").read_text())["step"])
-    LOGGER.info("resuming at step %d", step)
-    return step
+    state = json.loads((folder / "state.json").read_text())
+    LOGGER.info("resuming at step %d", state["step"])
+    return int(state["step"]), float(state["seconds"])
 
 
 def load_average(module: nn.Module, folder: Path) -> None:

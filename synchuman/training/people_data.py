@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,39 +19,67 @@ class People:
     Args:
         folder: Folder of `people-*.npz` shards as `synchuman.training.people.generate` writes them.
         limit: Read at most that many people.
+        keys: The arrays to read.
+        device: Where they are kept.
 
     Raises:
         FileNotFoundError: No shards; the message says which command makes them.
     """
 
-    def __init__(self, folder: Path, limit: int | None = None) -> None:
-        shards = sorted(folder.glob("people-*.npz"))
-        if not shards:
-            raise FileNotFoundError(
-                f"No people in {folder}: run `python -m synchuman.training.people.generate --out {folder}`."
-            )
-        parts: dict[str, list[Tensor]] = {}
+    def __init__(
+        self,
+        folder: Path,
+        limit: int | None = None,
+        keys: Sequence[str] = KEYS,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        parts: dict[str, list[Tensor]] = {key: [] for key in keys}
         count = 0
-        for shard in shards:
-            with np.load(shard) as arrays:
-                for key in KEYS:
-                    parts.setdefault(key, []).append(torch.from_numpy(arrays[key]))
-            count += len(parts["colors"][-1])
+        for shard in find_shards(folder):
+            for key, tensor in read_shard(shard, keys).items():
+                parts[key].append(tensor.to(device))
+            count += len(parts[keys[0]][-1])
             if limit is not None and count >= limit:
                 break
         self.tensors = {key: torch.cat(values)[:limit] for key, values in parts.items()}
 
     def __len__(self) -> int:
-        return len(self.tensors["colors"])
+        return len(next(iter(self.tensors.values())))
 
-    def batches(self, keys: tuple[str, ...], size: int, seed: int) -> Iterator[dict[str, Tensor]]:
-        """Yield endless shuffled batches of the named tensors."""
-        rng = np.random.default_rng(seed)
-        while True:
-            order = torch.from_numpy(rng.permutation(len(self)))
-            for start in range(0, len(order) - size + 1, size):
-                index = order[start : start + size]
-                yield {key: self.tensors[key][index] for key in keys}
+    def batches(self, size: int, seed: int) -> Iterator[dict[str, Tensor]]:
+        """Yield endless shuffled batches."""
+        return shuffled_batches(self.tensors, size, seed)
+
+
+def find_shards(folder: Path) -> list[Path]:
+    """Return the shards of a folder, by seed.
+
+    Raises:
+        FileNotFoundError: No shards; the message says which command makes them.
+    """
+    shards = sorted(folder.glob("people-*.npz"))
+    if not shards:
+        raise FileNotFoundError(
+            f"No people in {folder}: run `python -m synchuman.training.people.generate --out {folder}`."
+        )
+    return shards
+
+
+def read_shard(path: Path, keys: Sequence[str] = KEYS) -> dict[str, Tensor]:
+    """Read the named arrays of a shard."""
+    with np.load(path) as arrays:
+        return {key: torch.from_numpy(arrays[key]) for key in keys}
+
+
+def shuffled_batches(tensors: dict[str, Tensor], size: int, seed: int) -> Iterator[dict[str, Tensor]]:
+    """Yield endless batches of rows of tensors that share their first axis, each row once an epoch."""
+    rng = np.random.default_rng(seed)
+    first = next(iter(tensors.values()))
+    while True:
+        order = torch.from_numpy(rng.permutation(len(first))).to(first.device)
+        for start in range(0, len(order) - size + 1, size):
+            index = order[start : start + size]
+            yield {key: value[index] for key, value in tensors.items()}
 
 
 def unpack_structure(packed: Tensor, resolution: int = 64) -> Tensor:

@@ -18,6 +18,7 @@ from synchuman.training.command import Leg, run_leg
 from synchuman.training.loop import load_average, train
 from synchuman.training.people_data import People, on_white, to_unit
 
+KEYS = ("colors", "normals", "canvas", "face")
 KL_WEIGHT = 1e-6
 GRADIENT_WEIGHT = 1.0
 
@@ -50,7 +51,7 @@ def load_image_autoencoder(leg: Leg) -> AutoencoderKL:
     module = build_image_autoencoder(MINI.image_autoencoder)
     load_average(module, leg.out / "image-autoencoder")
     module.eval()
-    images = _views(People(leg.people, limit=32).tensors)
+    images = _views(People(leg.people, 32, KEYS).tensors)
     with torch.no_grad():
         spread = module.encode(images).latent_dist.mode().std().item()
     module.register_to_config(scaling_factor=round(1 / spread, 5))
@@ -65,14 +66,15 @@ def _views(batch: dict[str, Tensor]) -> Tensor:
 
 def run(leg: Leg) -> None:
     """Train for the leg's minutes on a random third of the views of each batch."""
-    people = People(leg.people, leg.limit)
-    source = people.batches(("colors", "normals", "canvas", "face"), leg.batch or 8, leg.loop.seed)
+    people = People(leg.people, leg.limit, KEYS, leg.device)
+    source = people.batches(leg.batch or 8, leg.loop.seed)
     picker = torch.Generator().manual_seed(leg.loop.seed)
 
     def batches() -> Iterator[dict[str, Tensor]]:
         for batch in source:
             images = _views(batch)
-            yield {"images": images[torch.randperm(len(images), generator=picker)[: len(images) // 3]]}
+            chosen = torch.randperm(len(images), generator=picker)[: len(images) // 3]
+            yield {"images": images[chosen.to(images.device)]}
 
     module = build_image_autoencoder(MINI.image_autoencoder)
     train(module, batches(), image_loss, leg.out / "image-autoencoder", leg.loop, leg.device)

@@ -1,4 +1,4 @@
-"""Train the joint 2D-3D flow with its view prompts and the image encoder.
+"""Train the joint 2D-3D flow with its view prompts, on the tokens of the trained image encoder.
 
 python -m synchuman.training.train_joint --people training-data/people --out checkpoints --minutes 60
 """
@@ -6,18 +6,17 @@ python -m synchuman.training.train_joint --people training-data/people --out che
 from __future__ import annotations
 
 import logging
-from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from synchuman.stage1.joint_network import JointNetwork
 from synchuman.stage1.variants import MINI
 from synchuman.training.command import Leg, run_leg
 from synchuman.training.image_tokens import ImageTokens, augment_tokens
-from synchuman.training.latents import load_or_make_latents
+from synchuman.training.latents import load_latents
 from synchuman.training.loop import train
+from synchuman.training.train_image_encoder import load_image_encoder
 from synchuman.views import FACE, NUM_BODY_VIEWS, NUM_VIEWS, VIEWS
 
 LOGGER = logging.getLogger(__name__)
@@ -26,23 +25,18 @@ STRUCTURE_WEIGHT = 1.0
 
 
 class JointTraining(nn.Module):
-    """Everything of mini that the flow loss trains: joint network, view prompts and image encoder."""
+    """What the flow loss trains, joint network and view prompts, and the frozen encoder of the photo.
 
-    def __init__(self) -> None:
+    Args:
+        encoder: Trained image encoder; Stage 2 reads the same one, so it stays as it is.
+    """
+
+    def __init__(self, encoder: ImageTokens) -> None:
         super().__init__()
         self.network = JointNetwork(MINI.joint_network)
         shape = (2, 7, MINI.prompt_length, MINI.joint_network.prompt_width)
         self.prompts = nn.Parameter(0.5 * torch.randn(shape))
-        self.encoder = ImageTokens(MINI.image_encoder)
-
-    def start_encoder_from(self, folder: Path) -> None:
-        """Take the encoder that `train_image_encoder` left in its checkpoint folder."""
-        path = folder / "average.safetensors"
-        if not path.exists():
-            raise FileNotFoundError(f"{path} is missing: run synchuman.training.train_image_encoder first.")
-        prefix = "encoder."
-        weights = {k[len(prefix) :]: v for k, v in load_file(path).items() if k.startswith(prefix)}
-        self.encoder.load_state_dict(weights, strict=True)
+        self.encoder = encoder.requires_grad_(False)
 
 
 def sample_times(count: int, generator: torch.Generator, device: torch.device) -> Tensor:
@@ -75,7 +69,8 @@ def joint_loss(module: nn.Module, batch: dict[str, Tensor], generator: torch.Gen
     sample = torch.cat([noisy_2d, stack[None].expand(2, -1, -1, -1, -1, -1)], dim=3)
     order = [view.prompt for view in VIEWS]
     prompts = module.prompts[:, None, order].expand(-1, people, -1, -1, -1)
-    tokens = module.encoder(augment_tokens(batch["token"], generator)) * keep.view(-1, 1, 1)
+    with torch.no_grad():
+        tokens = module.encoder(augment_tokens(batch["token"], generator)) * keep.view(-1, 1, 1)
 
     velocity_2d, velocity_3d = module.network(
         sample.flatten(0, 2), 1000 * t, prompts.flatten(0, 2), None, noisy_3d, tokens
@@ -92,16 +87,13 @@ def joint_loss(module: nn.Module, batch: dict[str, Tensor], generator: torch.Gen
 
 
 def run(leg: Leg) -> None:
-    """Train for the leg's minutes, from the pretrained encoder on the first call."""
-    latents = load_or_make_latents(leg)
-    module = JointTraining()
-    folder = leg.out / "joint"
-    if not (folder / "state.json").exists():
-        module.start_encoder_from(leg.out / "image-encoder")
-    count = sum(p.numel() for p in module.parameters())
+    """Train for the leg's minutes."""
+    module = JointTraining(load_image_encoder(leg))
+    latents = load_latents(leg)
+    count = sum(p.numel() for p in module.parameters() if p.requires_grad)
     LOGGER.info("%d people, %.1f M parameters", len(latents), count / 1e6)
     batches = latents.batches(leg.batch or 16, leg.loop.seed)
-    train(module, batches, joint_loss, folder, leg.loop, leg.device)
+    train(module, batches, joint_loss, leg.out / "joint", leg.loop, leg.device)
 
 
 if __name__ == "__main__":

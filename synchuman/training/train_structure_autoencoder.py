@@ -92,15 +92,15 @@ def load_structure_autoencoder(leg: Leg) -> StructureAutoencoder:
     module = StructureAutoencoder()
     load_average(module, leg.out / "structure-autoencoder")
     module.eval()
-    people = People(leg.people, limit=64)
+    people = People(leg.people, 64, ("structure",))
     normalise_latents(module, unpack_structure(people.tensors["structure"]))
     return module
 
 
 def run(leg: Leg) -> None:
     """Train for the leg's minutes."""
-    people = People(leg.people, leg.limit)
-    batches = people.batches(("structure",), leg.batch or 8, leg.loop.seed)
+    people = People(leg.people, leg.limit, ("structure",), leg.device)
+    batches = people.batches(leg.batch or 8, leg.loop.seed)
     train(
         StructureAutoencoder(),
         batches,
