@@ -34,6 +34,23 @@ class Mesh:
     colors: torch.Tensor
 
 
+@dataclass(frozen=True)
+class DualVertices:
+    """The vertices of a dual mesh, before they are connected; differentiable in all but which edges are cut.
+
+    Attributes:
+        values: [v, 3 + c] float32, position in the unit cube, then the interpolated attributes.
+        case: [s] the case of each cube by its signs.
+        base: [s + 1] the number of each cube's first dual vertex, then their total.
+        patch_of_edge: [s, 12] the dual vertex within the cube that each edge belongs to, -1 if it is not cut.
+    """
+
+    values: torch.Tensor
+    case: torch.Tensor
+    base: torch.Tensor
+    patch_of_edge: torch.Tensor
+
+
 def extract(coords: torch.Tensor, feats: torch.Tensor, resolution: int) -> Mesh:
     """Extract the mesh of one sample.
 
@@ -103,6 +120,22 @@ def dual_mesh(
     Returns:
         The mesh with `colors` [v, c]; dual vertices come in the order of their cubes.
     """
+    dual = blend_crossings(cubes, corners, sdf, deform, color, weights, resolution)
+    gamma = 0.99 * weights[:, 20].sigmoid() + 0.005
+    faces = _faces(cubes, dual.case, dual.base[:-1], dual.patch_of_edge, gamma, Keys(resolution))
+    return Mesh(dual.values[:, :3].contiguous(), faces, dual.values[:, 3:].contiguous())
+
+
+def blend_crossings(
+    cubes: torch.Tensor,
+    corners: torch.Tensor,
+    sdf: torch.Tensor,
+    deform: torch.Tensor,
+    color: torch.Tensor,
+    weights: torch.Tensor,
+    resolution: int,
+) -> DualVertices:
+    """Return the dual vertices that `dual_mesh` connects; arguments as there."""
     case, patch_base, patch_of_edge = _dual_vertices(cubes, corners, sdf, Keys(resolution))
     total = int(patch_base[-1]) if len(patch_base) else 0
     lattice = torch.zeros_like(deform)
@@ -112,7 +145,6 @@ def dual_mesh(
 
     beta = 0.99 * weights[:, :12].tanh() + 1
     alpha = 0.99 * weights[:, 12:20].tanh() + 1
-    gamma = 0.99 * weights[:, 20].sigmoid() + 0.005
     blended = values.new_zeros(total, values.shape[1])
     share = values.new_zeros(total, 1)
     first = patch_base[:-1]
@@ -127,8 +159,7 @@ def dual_mesh(
         blended.index_add_(0, target, crossing * weight)
         share.index_add_(0, target, weight)
     blended /= share
-    faces = _faces(cubes, case, first, patch_of_edge, gamma, Keys(resolution))
-    return Mesh(blended[:, :3].contiguous(), faces, blended[:, 3:].contiguous())
+    return DualVertices(blended, case, patch_base, patch_of_edge)
 
 
 def _dual_vertices(
