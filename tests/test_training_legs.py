@@ -59,9 +59,13 @@ def test_training_learns_and_resumes_where_it_stopped(tmp_path):
     load_average(last, tmp_path)
     assert abs(last.weight.item() - 3) < min(0.1, abs(first.weight.item() - 3))
     (tmp_path / "optimizer.safetensors").unlink()
+    (tmp_path / "weights.safetensors").unlink()
     train(
         nn.Linear(1, 1), line_batches(), line_loss, tmp_path, dataclasses.replace(config, max_steps=210), CPU
     )
+    again = nn.Linear(1, 1)
+    load_average(again, tmp_path)
+    assert abs(again.weight.item() - 3) < 0.3
 
 
 def test_untrained_leg_says_what_to_do(tmp_path):

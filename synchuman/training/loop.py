@@ -47,24 +47,22 @@ class LoopConfig:
 
 
 class Averaged:
-    """Exponential moving average of a module's parameters, with a warm-up of its own decay."""
+    """Exponential moving average of a module's trained parameters, with a warm-up of its own decay."""
 
     def __init__(self, module: nn.Module, decay: float) -> None:
         self.decay = decay
-        self.values = {k: p.detach().float().clone() for k, p in module.named_parameters()}
+        self.values = {k: p.detach().float().clone() for k, p in _trained(module).items()}
 
     @torch.no_grad()
     def update(self, module: nn.Module, step: int) -> None:
         """Move the average toward the module's parameters after `step` steps."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        parameters = [parameter.detach().float() for _, parameter in module.named_parameters()]
+        parameters = [parameter.detach().float() for parameter in _trained(module).values()]
         torch._foreach_lerp_(list(self.values.values()), parameters, 1 - decay)
 
-    def copy_to(self, module: nn.Module) -> None:
-        """Write the average into the module's parameters."""
-        with torch.no_grad():
-            for name, parameter in module.named_parameters():
-                parameter.copy_(self.values[name])
+
+def _trained(module: nn.Module) -> dict[str, nn.Parameter]:
+    return {name: p for name, p in module.named_parameters() if p.requires_grad}
 
 
 def learning_rate(config: LoopConfig, step: int, resumed_at: int, progress: float) -> float:
@@ -99,7 +97,7 @@ def train(
     module.to(device).train()
     torch.set_float32_matmul_precision("high")
     torch.backends.cudnn.benchmark = True
-    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    trained = list(_trained(module).values())
     optimizer = torch.optim.AdamW(
         trained,
         lr=config.learning_rate,
@@ -179,7 +177,10 @@ def _restore(
     """Load a checkpoint; returns the steps and seconds of training in it."""
     if not (folder / "state.json").exists():
         return 0, 0.0
-    module.load_state_dict(load_file(folder / "weights.safetensors"))
+    if (folder / "weights.safetensors").exists():
+        module.load_state_dict(load_file(folder / "weights.safetensors"))
+    else:  # only the average travels light
+        load_average(module, folder)
     for name, value in load_file(folder / "average.safetensors").items():
         average.values[name].copy_(value)
     # The optimiser's moments may be left behind when a run moves between machines: then it warms up again.
@@ -205,8 +206,8 @@ def load_average(module: nn.Module, folder: Path) -> None:
     if not path.exists():
         raise FileNotFoundError(f"{path} is missing: train that part first (see docs/training.md).")
     missing, unexpected = module.load_state_dict(load_file(path), strict=False)
-    parameters = dict(module.named_parameters())
-    missing = [k for k in missing if k in parameters]
+    trained = _trained(module)
+    missing = [k for k in missing if k in trained]
     if missing or unexpected:
         raise ValueError(
             f"{path} does not fit the network: missing {missing[:3]}, unexpected {unexpected[:3]}."
