@@ -3,7 +3,9 @@
 `python -m synchuman.training.people.generate --count N --first-seed S --out training-data/people --workers 2`
 
 A shard is `people-<first seed>-<count>-<size>.npz` (uncompressed) with the arrays of `render_sample`, stacked
-along a first axis, and `seeds` [n]. Shards that exist are kept.
+along a first axis, and `seeds` [n]. With `--surface`, `surface-<first seed>-<count>-<size>.npz` beside it has
+the arrays of `surface_targets`, of all people one after another, `voxel_counts` int32 [n] and `seeds`. Shards
+that exist (with `--surface`: both files) are kept.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ import numpy as np
 from synchuman.training.people.person import BODY_FILE
 
 LOGGER = logging.getLogger(__name__)
-SHARD = 128
+SHARD = 32
 
 
 def shard_path(out: Path, first: int, count: int, size: int) -> Path:
@@ -31,23 +33,49 @@ def shard_path(out: Path, first: int, count: int, size: int) -> Path:
     return out / f"people-{first:09d}-{count}-{size}.npz"
 
 
-def make_shard(first_and_count: tuple[int, int], out: Path, size: int, device: str, body_file: Path) -> Path:
-    """Render one shard and write it whole or not at all."""
+def surface_path(people: Path) -> Path:
+    """File of the surface targets that belong to a shard."""
+    return people.with_name(people.name.replace("people-", "surface-", 1))
+
+
+def write_arrays(path: Path, arrays: dict[str, Any]) -> None:
+    """Write an uncompressed npz whole or not at all."""
+    temporary = path.with_suffix(f".{os.getpid()}.part")
+    with temporary.open("wb") as file:
+        np.savez(file, **arrays)
+    temporary.replace(path)
+
+
+def make_shard(
+    first_and_count: tuple[int, int],
+    out: Path,
+    size: int,
+    device: str,
+    body_file: Path,
+    surface: bool = False,
+) -> Path:
+    """Render one shard and write each of its files whole or not at all; returns the people's file."""
     import torch
 
     from synchuman.training.people.sample import render_sample
+    from synchuman.training.people.surface_targets import TARGETS
 
     torch.set_num_threads(1)
     first, count = first_and_count
     path = shard_path(out, first, count, size)
-    if path.exists():
+    beside = surface_path(path)
+    if path.exists() and (beside.exists() or not surface):
         return path
-    samples = [render_sample(seed, size, device, body_file) for seed in range(first, first + count)]
+    seeds = np.arange(first, first + count)
+    samples = [render_sample(int(seed), size, device, body_file, surface) for seed in seeds]
+    if surface:
+        counts = np.array([len(sample["voxels"]) for sample in samples], np.int32)
+        targets: dict[str, Any] = {
+            name: np.concatenate([sample.pop(name) for sample in samples]) for name in TARGETS
+        }
+        write_arrays(beside, {"seeds": seeds, "voxel_counts": counts, **targets})
     arrays: dict[str, Any] = {name: np.stack([sample[name] for sample in samples]) for name in samples[0]}
-    temporary = path.with_suffix(f".{os.getpid()}.part")
-    with temporary.open("wb") as file:
-        np.savez(file, seeds=np.arange(first, first + count), **arrays)
-    temporary.replace(path)
+    write_arrays(path, {"seeds": seeds, **arrays})
     return path
 
 
@@ -59,6 +87,7 @@ def generate(
     workers: int = 1,
     device: str = "cpu",
     body_file: Path = BODY_FILE,
+    surface: bool = False,
 ) -> Iterator[Path]:
     """Make the shards for `count` people from `first_seed` on; yields each as soon as it is there."""
     out.mkdir(parents=True, exist_ok=True)
@@ -66,7 +95,7 @@ def generate(
         (first, min(SHARD, first_seed + count - first))
         for first in range(first_seed, first_seed + count, SHARD)
     ]
-    work = partial(make_shard, out=out, size=size, device=device, body_file=body_file)
+    work = partial(make_shard, out=out, size=size, device=device, body_file=body_file, surface=surface)
     if workers <= 1:
         yield from map(work, jobs)
         return
@@ -84,11 +113,12 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--body", type=Path, default=BODY_FILE)
+    parser.add_argument("--surface", action="store_true", help="also write the surface targets")
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     start = time.perf_counter()
     for path in generate(
-        args.count, args.first_seed, args.out, args.size, args.workers, args.device, args.body
+        args.count, args.first_seed, args.out, args.size, args.workers, args.device, args.body, args.surface
     ):
         LOGGER.info("%.0f s: %s", time.perf_counter() - start, path.name)
 

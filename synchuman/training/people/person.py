@@ -35,6 +35,7 @@ class Person:
         reference: [V, 3] texture coordinates: positions on the reference body.
         identity: [V] index of each vertex's material.
         materials: The materials.
+        skin: [S, 3] int32 triangles of the whole body; `triangles` leaves out what clothes hide.
         pose, outfit, phenotypes: What was drawn.
     """
 
@@ -43,6 +44,7 @@ class Person:
     reference: Tensor
     identity: Tensor
     materials: list[Material]
+    skin: Tensor
     pose: Pose
     outfit: Outfit
     phenotypes: dict[str, float]
@@ -165,12 +167,15 @@ def make_person(seed: int, device: str = "cpu", body_file: Path = BODY_FILE) -> 
     materials = skin_materials(rng, phenotypes["gender"] <= 0.5 and phenotypes["age"] > 0.6, tone)
     parts = dress(studio, outfit, posed, rest, transforms, materials, rng)
     counts = np.cumsum([0] + [len(part.vertices) for part in parts])
+    # Skin and eyes come last, both on the vertices of the whole body.
+    skin = torch.from_numpy(triangulate(body.quads["body"])) + int(counts[-2])
     return Person(
         vertices=torch.cat([part.vertices for part in parts]),
         triangles=torch.cat([part.triangles + int(start) for part, start in zip(parts, counts)]),
         reference=torch.cat([part.reference for part in parts]),
         identity=torch.cat([torch.full((len(p.vertices),), p.material, device=posed.device) for p in parts]),
         materials=materials,
+        skin=skin.to(posed.device),
         pose=pose,
         outfit=outfit,
         phenotypes=phenotypes,

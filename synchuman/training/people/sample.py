@@ -11,6 +11,7 @@ import torch
 from synchuman.photo.framing import frame_sharp, frame_tokens
 from synchuman.training.people.person import BODY_FILE, make_person
 from synchuman.training.people.photo import degrade, draw_shot, render_photo
+from synchuman.training.people.surface_targets import surface_targets
 from synchuman.training.people.views import place, render_views
 
 TOKEN_SIDE = 224
@@ -18,7 +19,7 @@ PHOTO_SALT = 7
 
 
 def render_sample(
-    seed: int, size: int = 192, device: str = "cpu", body_file: Path = BODY_FILE
+    seed: int, size: int = 192, device: str = "cpu", body_file: Path = BODY_FILE, surface: bool = False
 ) -> dict[str, Any]:
     """Make the training sample of a seed.
 
@@ -27,6 +28,7 @@ def render_sample(
         size: Pixels a side of views and canvas; a multiple of 3.
         device: "cpu" or "cuda".
         body_file: What `export_body` wrote.
+        surface: Also return the arrays of `surface_targets`.
 
     Returns:
         `colors`, `normals`: uint8 [5, size, size, 3], stored views on white.
@@ -41,6 +43,7 @@ def render_sample(
         gain = torch.from_numpy(shot.gain).to(scene.vertices)
         colors, normals = render_views(scene, size, gain)
         photo = render_photo(scene, shot, size * 3)
+        targets = surface_targets(scene, gain) if surface else {}
     cutout = degrade(photo, shot, rng)
     canvas, face = frame_sharp(cutout, size)
     return {
@@ -50,4 +53,5 @@ def render_sample(
         "canvas": canvas,
         "face": face,
         "token": frame_tokens(cutout, TOKEN_SIDE),
+        **targets,
     }

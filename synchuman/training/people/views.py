@@ -100,6 +100,26 @@ def facing(normals: Tensor, toward: Tensor) -> Tensor:
     return torch.where((normals * toward).sum(1, keepdim=True) < 0, -normals, normals)
 
 
+def shaded(
+    person: Person, values: Tensor, identity: Tensor, toward: Tensor, gain: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Colours of surface points as the views show them.
+
+    Args:
+        person: Whose materials they have.
+        values: [N, 7] reference position, normal and ambient light.
+        identity: [N] material.
+        toward: [N, 3] vectors to the side they are seen from.
+        gain: [3], see `render_views`.
+
+    Returns:
+        Colours [N, 3], 0 to 1, and unit normals [N, 3] turned to `toward`.
+    """
+    normals = facing(values[:, 3:6], toward)
+    shade = (1.12 * values[:, 6:]).clamp(max=1.0) * (0.88 + 0.12 * normals[:, 2:3])
+    return (colours(person.materials, identity, values[:, :3]) * shade * gain).clamp(0, 1), normals
+
+
 def render_views(scene: Scene, size: int, gain: Tensor) -> tuple[np.ndarray, np.ndarray]:
     """Render the five views.
 
@@ -120,11 +140,8 @@ def render_views(scene: Scene, size: int, gain: Tensor) -> tuple[np.ndarray, np.
     toward = torch.cat([scene.vertices.new_tensor(TOWARD[i]).expand(n, 3) for i, n in enumerate(counts)])
     attributes = torch.cat([person.reference, scene.normals, scene.occlusion[:, None]], dim=1)
     values = torch.cat([hits.interpolate(attributes, triangles) for hits in views])
-    reference, normals, light = values[:, :3], facing(values[:, 3:6], toward), values[:, 6:]
     identity = torch.cat([person.identity[triangles[hits.faces, 0]] for hits in views])
-    albedo = colours(person.materials, identity, reference)
-    shade = (1.12 * light).clamp(max=1.0) * (0.88 + 0.12 * normals[:, 2:3])
-    lit = (albedo * shade * gain).clamp(0, 1)
+    lit, normals = shaded(person, values, identity, toward, gain)
     packed = torch.cat(
         [lit, torch.stack([normals[:, 0], normals[:, 2], -normals[:, 1]], dim=1) * 0.5 + 0.5], dim=1
     )
