@@ -6,8 +6,9 @@ from pathlib import Path
 
 import torch
 
+from synchuman.weights.files import CONFIG_FILE
+
 SHIPPED = Path(__file__).resolve().parents[1] / "assets"
-VARIANT_FILE = "variant.json"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -54,9 +55,9 @@ def variant_folder(variant: str) -> Path:
         FileNotFoundError: There is no such folder.
     """
     for folder in (SHIPPED / variant, Path(variant)):
-        if (folder / VARIANT_FILE).is_file():
+        if (folder / CONFIG_FILE).is_file():
             return folder
     raise FileNotFoundError(
         f"There are no weights called {variant!r}: "
-        f"neither a shipped variant (mini) nor a folder with {VARIANT_FILE}."
+        f"neither a shipped variant (mini) nor a folder with {CONFIG_FILE}."
     )

@@ -7,14 +7,10 @@ import pytest
 import torch
 from stage1_golden import FIXTURES, Golden, manifest, published_weight
 
-from synchuman.stage1.conditioning import build_image_encoder, class_labels, encode_tokens, select_prompts
-from synchuman.stage1.config import (
-    ImageEncoderConfig,
-    JointNetworkConfig,
-    StructureDecoderConfig,
-    from_dict,
-    to_dict,
-)
+from synchuman.configs import from_dict, to_dict
+from synchuman.image_encoder import ImageEncoderConfig, build_image_encoder, encode_tokens
+from synchuman.stage1.conditioning import class_labels, select_prompts
+from synchuman.stage1.config import JointNetworkConfig, StructureDecoderConfig
 from synchuman.stage1.joint_network import JointNetwork, count_parameters
 from synchuman.stage1.layout import per_image, split
 from synchuman.stage1.networks import build_networks

@@ -10,6 +10,7 @@ from stage1_golden import Golden
 from torch import nn
 from torch.nn import functional as F
 
+from synchuman.nn.flow import schedule
 from synchuman.stage1 import sampler
 from synchuman.stage1.config import (
     ClipConfig,
@@ -60,6 +61,9 @@ class ToyAutoencoder(nn.Module):
 
 
 class ToyTokens(nn.Module):
+    config = SimpleNamespace(image_size=518)
+    device, dtype = torch.device("cpu"), torch.float32
+
     def embeddings(self, pixels):
         return F.avg_pool2d(pixels, 74).flatten(2).transpose(1, 2)
 
@@ -169,7 +173,7 @@ def test_whole_run_golden():
 
 
 def test_schedule():
-    times = sampler.schedule(50)
+    times = schedule(50)
     assert times[0] == 1 and times[-1] == 0 and len(times) == 51
     assert times == sorted(times, reverse=True)
     assert times[25] == pytest.approx(3 * 0.5 / 2)
@@ -198,7 +202,7 @@ def toy_velocity(calls):
 def test_guidance_one_needs_no_unconditional_half():
     noise = sampler.draw_noise(5, (1, 2, 2), (1, 2, 2, 2), None)
     single = sampler.Inputs(torch.ones(10, 1, 2, 2), torch.zeros(10, 1, 1), None, torch.ones(1, 1, 1))
-    times = sampler.schedule(4)
+    times = schedule(4)
     one, two = [], []
     *_, alone = sampler.sample(toy_velocity(one), noise, single.latents, times, 1.0)
     *_, both = sampler.sample(toy_velocity(two), noise, sampler.guided(single).latents, times, 1.0)

@@ -8,10 +8,10 @@ from stage1_golden import published_weight
 from stage2_golden import Golden
 from torch.nn import functional as F
 
+from synchuman.configs import from_dict, to_dict
+from synchuman.image_encoder import ImageEncoderConfig, build_image_encoder, normalise_tokens_input
 from synchuman.nn.sparse_tensor import Voxels
 from synchuman.photo.framing import frame_tokens
-from synchuman.stage1.conditioning import build_image_encoder, normalise_tokens_input
-from synchuman.stage1.config import ImageEncoderConfig, from_dict, to_dict
 from synchuman.stage2.conditioning import (
     body_views,
     encode_views,

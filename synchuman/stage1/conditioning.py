@@ -1,4 +1,4 @@
-"""What the joint network is told about the photo: image latents, class label, view prompts, image tokens."""
+"""What the joint network is told about the photo besides its tokens: image latents, class label, prompts."""
 
 from __future__ import annotations
 
@@ -8,40 +8,21 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.nn import functional as F
 
+from synchuman.image_encoder import normalise_pixels
 from synchuman.nn.embeddings import sinusoid
-from synchuman.stage1.config import AutoencoderConfig, ClipConfig, ImageEncoderConfig
+from synchuman.stage1.config import AutoencoderConfig, ClipConfig
 from synchuman.views import VIEWS
 
 if TYPE_CHECKING:
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-    from transformers import CLIPVisionModelWithProjection, Dinov2WithRegistersModel
+    from transformers import CLIPVisionModelWithProjection
 
-# Means and deviations of RGB in [0, 1] on which the public encoders were trained.
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
+# Means and deviations of RGB in [0, 1] on which CLIP was trained.
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 # Pixels that the image autoencoder takes at once: one published image, or several small ones.
 SLICE_PIXELS = 768 * 768
-
-
-def build_image_encoder(config: ImageEncoderConfig) -> Dinov2WithRegistersModel:
-    """Build a DINOv2 with registers (Oquab et al. 2023, Darcet et al. 2023), randomly initialised."""
-    from transformers import Dinov2WithRegistersConfig, Dinov2WithRegistersModel
-
-    return Dinov2WithRegistersModel(
-        Dinov2WithRegistersConfig(
-            hidden_size=config.width,
-            num_hidden_layers=config.depth,
-            num_attention_heads=config.heads,
-            patch_size=config.patch,
-            image_size=config.image_size,
-            num_register_tokens=config.registers,
-            mlp_ratio=config.mlp_ratio,
-        )
-    )
 
 
 def build_image_autoencoder(config: AutoencoderConfig) -> AutoencoderKL:
@@ -78,27 +59,13 @@ def build_clip(config: ClipConfig) -> CLIPVisionModelWithProjection:
     )
 
 
-def normalise_tokens_input(images: Tensor) -> Tensor:
-    """Turn uint8 images [b, h, w, 3] into the image encoder's input [b, 3, h, w] float32."""
-    return _normalise(images, IMAGENET_MEAN, IMAGENET_STD)
-
-
-def encode_tokens(encoder: Dinov2WithRegistersModel, pixels: Tensor) -> Tensor:
-    """Encode [b, 3, h, w] into all tokens before the final norm, each normalised without parameters.
-
-    Returns:
-        [b, 1 + registers + patches, width].
-    """
-    tokens = encoder.encoder(encoder.embeddings(pixels)).last_hidden_state
-    return F.layer_norm(tokens, tokens.shape[-1:])
-
-
 def normalise_clip_input(images: np.ndarray, size: int) -> Tensor:
     """Turn square uint8 images [b, h, h, 3] into the CLIP encoder's input [b, 3, size, size] float32."""
     resized = [
         np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.BICUBIC)) for image in images
     ]
-    return _normalise(torch.from_numpy(np.stack(resized)), CLIP_MEAN, CLIP_STD)
+    pixels = torch.from_numpy(np.stack(resized)).movedim(-1, 1).float() / 255
+    return normalise_pixels(pixels, CLIP_MEAN, CLIP_STD)
 
 
 def class_labels(embeddings: Tensor) -> Tensor:
@@ -140,9 +107,3 @@ def decode_images(autoencoder: AutoencoderKL, latents: Tensor) -> Tensor:
 def _slice_length(pixels: int) -> int:
     """Number of images of that many pixels in one slice."""
     return max(1, SLICE_PIXELS // pixels)
-
-
-def _normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    pixels = images.movedim(-1, 1).float() / 255
-    shape = (1, 3, 1, 1)
-    return (pixels - pixels.new_tensor(mean).view(shape)) / pixels.new_tensor(std).view(shape)

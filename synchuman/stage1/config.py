@@ -1,14 +1,11 @@
-"""Sizes of every Stage 1 network, typed, with the published values as defaults; JSON in and out."""
+"""Sizes of every Stage 1 network, typed, with the published values as defaults."""
 
 from __future__ import annotations
 
-import dataclasses
-import types
-import typing
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
 
-Config = TypeVar("Config")
+from synchuman.configs import require
+from synchuman.image_encoder import ImageEncoderConfig
 
 
 @dataclass(frozen=True)
@@ -31,12 +28,10 @@ class StructureFlowConfig:
         return self.resolution // self.patch
 
     def __post_init__(self) -> None:
-        _require(self.resolution % self.patch == 0, "structure resolution must be divisible by patch")
-        _require(self.width % self.heads == 0, "structure width must be divisible by heads")
+        require(self.resolution % self.patch == 0, "structure resolution must be divisible by patch")
+        require(self.width % self.heads == 0, "structure width must be divisible by heads")
         first, second = self.slices
-        _require(
-            0 <= first <= second <= self.blocks, "structure slices must rise within the number of blocks"
-        )
+        require(0 <= first <= second <= self.blocks, "structure slices must rise within the number of blocks")
 
 
 @dataclass(frozen=True)
@@ -79,33 +74,33 @@ class JointNetworkConfig:
 
     def __post_init__(self) -> None:
         levels = self.levels
-        _require(
+        require(
             len(self.heads) == levels == len(self.attention), "widths, heads, attention need equal lengths"
         )
-        _require(
+        require(
             self.latent_size % (1 << (levels - 1)) == 0,
             f"latent_size {self.latent_size} must halve {levels - 1} times",
         )
         for level in range(levels):
             if self.attention[level] or level == levels - 1:
-                _require(
+                require(
                     self.map_size(level) % 3 == 0,
                     f"latent_size {self.latent_size} gives {self.map_size(level)} rows at a level; maps "
                     "with attention need a multiple of 3, as the face fills a third of the front view",
                 )
-            _require(
+            require(
                 self.widths[level] % self.heads[level] == 0,
                 f"width {self.widths[level]} must split into heads",
             )
-            _require(
+            require(
                 self.widths[level] % self.norm_groups == 0, "every width must be divisible by norm_groups"
             )
         after = (self.sync.to_structure_after, self.sync.to_views_after)
-        _require(
+        require(
             0 <= after[0] < after[1] <= levels - 2,
             "to_structure_after must come before to_views_after, and both before the last down block",
         )
-        _require(
+        require(
             self.structure.width % self.norm_groups == 0, "structure width must be divisible by norm_groups"
         )
 
@@ -138,19 +133,6 @@ class AutoencoderConfig:
 
 
 @dataclass(frozen=True)
-class ImageEncoderConfig:
-    """The image encoder for the 3D branch (transformers' Dinov2WithRegistersModel)."""
-
-    width: int = 1024
-    depth: int = 24
-    heads: int = 16
-    patch: int = 14
-    image_size: int = 518
-    registers: int = 4
-    mlp_ratio: int = 4
-
-
-@dataclass(frozen=True)
 class ClipConfig:
     """The image embedding in the class label (transformers' CLIPVisionModelWithProjection)."""
 
@@ -178,60 +160,25 @@ class Stage1Config:
 
     def __post_init__(self) -> None:
         joint, autoencoder = self.joint_network, self.image_autoencoder
-        _require(
+        require(
             self.image_size == joint.latent_size * autoencoder.factor,
             f"image_size {self.image_size} must be latent_size {joint.latent_size} x {autoencoder.factor}",
         )
-        _require(
+        require(
             self.image_size % 3 == 0, "image_size must be divisible by 3: the face fills a third of the front"
         )
-        _require(
+        require(
             joint.in_channels == 2 * autoencoder.latent_channels
             and joint.out_channels == autoencoder.latent_channels,
             "the joint network takes two latents of the image autoencoder (noisy, condition) and returns one",
         )
-        _require(
+        require(
             joint.structure.channels == self.structure_decoder.latent_channels,
             "structure channels must equal the structure decoder's latent_channels",
         )
-        _require(
+        require(
             joint.structure.condition_width == self.image_encoder.width,
             "condition_width must equal the image encoder's width",
         )
         label = None if self.clip is None else 2 * self.clip.projection
-        _require(joint.class_width == label, f"class_width must be {label}: image embedding and noise level")
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ValueError(f"Bad network sizes: {message}.")
-
-
-def to_dict(config: Any) -> dict[str, Any]:
-    """Return a config dataclass as a dictionary that JSON can hold."""
-    return dataclasses.asdict(config)
-
-
-def from_dict(cls: type[Config], data: dict[str, Any]) -> Config:
-    """Build a config dataclass, nested ones included, from what `to_dict` or JSON gave.
-
-    Raises:
-        ValueError: A key is missing or unknown, or the sizes do not fit together.
-    """
-    hints = typing.get_type_hints(cls)
-    if set(data) != set(hints):
-        missing, unknown = sorted(set(hints) - set(data)), sorted(set(data) - set(hints))
-        raise ValueError(f"{cls.__name__}: missing {missing}, unknown {unknown}.")
-    return cls(**{name: _convert(hints[name], value) for name, value in data.items()})
-
-
-def _convert(hint: Any, value: Any) -> Any:
-    if isinstance(hint, types.UnionType):
-        if value is None:
-            return None
-        hint = next(option for option in typing.get_args(hint) if option is not type(None))
-    if dataclasses.is_dataclass(hint):
-        return from_dict(typing.cast(type, hint), value)
-    if typing.get_origin(hint) is tuple:
-        return tuple(value)
-    return value
+        require(joint.class_width == label, f"class_width must be {label}: image embedding and noise level")

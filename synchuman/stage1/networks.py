@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from synchuman.stage1.conditioning import build_clip, build_image_autoencoder, build_image_encoder
-from synchuman.stage1.config import Stage1Config, from_dict, to_dict
+from synchuman.configs import from_dict, to_dict
+from synchuman.image_encoder import build_image_encoder
+from synchuman.stage1.conditioning import build_clip, build_image_autoencoder
+from synchuman.stage1.config import Stage1Config
 from synchuman.stage1.joint_network import JointNetwork
 from synchuman.stage1.structure_decoder import StructureDecoder
 from synchuman.weights import keymaps
+from synchuman.weights.files import (
+    CONFIG_FILE,
+    load_weights,
+    read_stages,
+    read_weights,
+    write_stage,
+    write_weights,
+)
 
 if TYPE_CHECKING:
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
     from transformers import CLIPVisionModelWithProjection, Dinov2WithRegistersModel
 
-CONFIG_FILE = "variant.json"
+STAGE = "stage1"  # in the variant's JSON
 PROMPTS_FILE = "view_prompts.safetensors"
 PROMPTS_KEY = "view_prompts"
 NUM_PROMPTS = 7
@@ -88,10 +96,10 @@ def load_config(folder: Path) -> Stage1Config:
         FileNotFoundError: The folder holds no variant.
         ValueError: The file does not fit this version.
     """
-    path = folder / CONFIG_FILE
-    if not path.is_file():
-        raise FileNotFoundError(f"{folder} holds no variant: {CONFIG_FILE} is missing.")
-    return from_dict(Stage1Config, json.loads(path.read_text())["stage1"])
+    stages = read_stages(folder)
+    if STAGE not in stages:
+        raise ValueError(f"{CONFIG_FILE} in {folder} has no {STAGE!r}: it is not the sizes of a variant.")
+    return from_dict(Stage1Config, stages[STAGE])
 
 
 def load_networks(folder: Path, config: Stage1Config) -> Networks:
@@ -103,14 +111,10 @@ def load_networks(folder: Path, config: Stage1Config) -> Networks:
     """
     networks = build_networks(config)
     for name, module in networks.modules().items():
-        state = _read(folder / f"{name}.safetensors")
-        if name == "image_encoder":
-            state = keymaps.dinov2(state)
-        try:
-            module.load_state_dict(state, strict=True)
-        except RuntimeError as error:
-            raise ValueError(f"{folder / name}.safetensors does not fit {CONFIG_FILE}: {error}") from error
-    prompts = _read(folder / PROMPTS_FILE)[PROMPTS_KEY].float()
+        path = folder / f"{name}.safetensors"
+        state = read_weights(path)
+        load_weights(module, keymaps.dinov2(state) if name == "image_encoder" else state, path)
+    prompts = read_weights(folder / PROMPTS_FILE)[PROMPTS_KEY].float()
     if prompts.shape != networks.view_prompts.shape:
         raise ValueError(
             f"{PROMPTS_FILE} must hold {tuple(networks.view_prompts.shape)}, not {prompts.shape}."
@@ -120,28 +124,10 @@ def load_networks(folder: Path, config: Stage1Config) -> Networks:
 
 
 def save_networks(networks: Networks, config: Stage1Config, folder: Path, dtype: torch.dtype) -> None:
-    """Write a variant: safetensors per network (DINOv2 under its public names), and the sizes as JSON."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """Write Stage 1 of a variant: safetensors per network (DINOv2 under its public names), sizes as JSON."""
     for name, module in networks.modules().items():
         state = dict(module.state_dict())
-        _write(
-            keymaps.to_dinov2(state) if name == "image_encoder" else state,
-            folder / f"{name}.safetensors",
-            dtype,
-        )
-    _write({PROMPTS_KEY: networks.view_prompts}, folder / PROMPTS_FILE, dtype)
-    (folder / CONFIG_FILE).write_text(json.dumps({"stage1": to_dict(config)}, indent=2) + "\n")
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing; the variant's folder is incomplete.")
-    return load_file(path)
-
-
-def _write(state: dict[str, Tensor], path: Path, dtype: torch.dtype) -> None:
-    partial = path.with_suffix(".partial")
-    save_file(
-        {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in state.items()}, partial
-    )
-    partial.replace(path)
+        state = keymaps.to_dinov2(state) if name == "image_encoder" else state
+        write_weights(state, folder / f"{name}.safetensors", dtype)
+    write_weights({PROMPTS_KEY: networks.view_prompts}, folder / PROMPTS_FILE, dtype)
+    write_stage(folder, STAGE, to_dict(config))

@@ -1,4 +1,4 @@
-"""Joint sampling of views and structure: schedule, guidance and Euler steps as plain functions."""
+"""Joint sampling of views and structure: conditions, guidance and Euler steps as plain functions."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from synchuman.nn.flow import guide
 from synchuman.stage1.layout import DOMAINS, IMAGES_PER_GROUP
 from synchuman.views import NUM_VIEWS
-
-RESCALE = 3.0
 
 # From (noisy and condition latents [B, c, h, w], time [] of 0 to 1000, structure [groups, c, n, n, n]) to
 # both velocities.
@@ -56,12 +55,6 @@ class Step:
     structure_estimate: Tensor
 
 
-def schedule(steps: int, rescale: float = RESCALE) -> list[float]:
-    """Return steps + 1 times from 1 down to 0, denser at the noisy end (Esser et al. 2024, section 5.3.2)."""
-    uniform = [1 - i / steps for i in range(steps + 1)]
-    return [rescale * u / (1 + (rescale - 1) * u) for u in uniform]
-
-
 def draw_noise(
     seed: int, views: tuple[int, int, int], structure: tuple[int, int, int, int], embedding: int | None
 ) -> Noise:
@@ -91,11 +84,6 @@ def guided(inputs: Inputs) -> Inputs:
     )
 
 
-def guide(unconditional: Tensor, conditional: Tensor, scale: float) -> Tensor:
-    """Classifier-free guidance (Ho and Salimans 2022); scale 1 returns the conditional velocity."""
-    return unconditional + scale * (conditional - unconditional)
-
-
 def sample(
     velocity: Velocity, noise: Noise, latents: Tensor, times: list[float], guidance: float
 ) -> Iterator[Step]:
@@ -105,7 +93,7 @@ def sample(
         velocity: The joint network with its conditions bound.
         noise: Where to start, in float32 on the network's device.
         latents: [B, c, h, w] condition latents of `Inputs`: one group, or two from `guided`.
-        times: What `schedule` returned.
+        times: What `nn.flow.schedule` returned.
         guidance: Guidance scale; used when there are two groups.
 
     Yields:

@@ -11,7 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from synchuman.photo.framing import frame_sharp, frame_tokens, on_white, to_uint8
+from synchuman.image_encoder import encode_photo
+from synchuman.nn.flow import schedule
+from synchuman.photo.framing import frame_sharp, on_white, to_uint8
 from synchuman.stage1 import conditioning, sampler
 from synchuman.stage1.config import Stage1Config
 from synchuman.stage1.layout import COLOR, DOMAINS, NORMAL
@@ -117,7 +119,7 @@ class Stage1:
         if steps < 1 or guidance < 1:
             raise ValueError(f"Steps and guidance must be at least 1, not {steps} and {guidance}.")
         canvas, face = (on_white(image) for image in frame_sharp(rgba, self.config.image_size))
-        inputs = self.inputs(canvas, face, frame_tokens(rgba, self.config.image_encoder.image_size))
+        inputs = self.inputs(canvas, face, rgba)
         if guidance != 1:
             inputs = sampler.guided(inputs)
         joint = self.networks.joint_network
@@ -128,9 +130,7 @@ class Stage1:
             views_velocity, structure_velocity = joint.step(*cast)
             return views_velocity.float(), structure_velocity.float()
 
-        for step in sampler.sample(
-            velocity, self._noise(seed), inputs.latents, sampler.schedule(steps), guidance
-        ):
+        for step in sampler.sample(velocity, self._noise(seed), inputs.latents, schedule(steps), guidance):
             shown = preview_every > 0 and step.index % preview_every == 0 and step.index < steps
             preview = self._views(step.views_estimate, canvas) if shown else None
             yield Stage1Step(step.index, step.total, preview)
@@ -138,13 +138,13 @@ class Stage1:
         logits = self.networks.structure_decoder(step.structure.to(self.dtype))[0, 0]
         yield Stage1Result(colors, normals, logits.float().cpu().numpy())
 
-    def inputs(self, canvas: np.ndarray, face: np.ndarray, tokens: np.ndarray) -> sampler.Inputs:
+    def inputs(self, canvas: np.ndarray, face: np.ndarray, rgba: np.ndarray) -> sampler.Inputs:
         """Encode the framed photo.
 
         Args:
             canvas: float32 [s, s, 3] in [0, 1], the person on white; every body view is told this.
             face: Like `canvas`, the face close-up; the face view is told this.
-            tokens: uint8 [n, n, 3] image for the image encoder.
+            rgba: uint8 [h, w, 4], the cut-out itself, for the image encoder.
         """
         networks = self.networks
         pair = np.stack([to_uint8(canvas), to_uint8(face)])
@@ -156,12 +156,11 @@ class Stage1:
             embeddings = networks.clip(pixel_values=self._move(pixels)).image_embeds
             labels = conditioning.class_labels(embeddings)[order]
         images = torch.from_numpy(pair).to(self.device)
-        pixels = conditioning.normalise_tokens_input(torch.from_numpy(tokens)[None])
         return sampler.Inputs(
             latents=conditioning.encode_images(networks.image_autoencoder, images)[order],
             prompts=conditioning.select_prompts(networks.view_prompts),
             labels=labels,
-            tokens=conditioning.encode_tokens(networks.image_encoder, self._move(pixels)),
+            tokens=encode_photo(networks.image_encoder, rgba),
         )
 
     def _move(self, x: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
-from synchuman.stage1.conditioning import IMAGENET_MEAN, IMAGENET_STD
+from synchuman.image_encoder import normalise_pixels
 from synchuman.stage2.config import ViewTokensConfig
 from synchuman.stage2.view_tokens import ViewTokens
 from synchuman.views import FACE, FACE_COLUMNS, FACE_ROWS, NUM_BODY_VIEWS, NUM_VIEWS
@@ -65,9 +65,7 @@ def face_canvas(images: np.ndarray) -> Tensor:
 
 def encoder_input(images: Tensor, size: int) -> Tensor:
     """Resize images [n, 3, s, s] in [0, 1] bilinearly and normalise them as the encoder was trained."""
-    images = F.interpolate(images, size=(size, size), mode="bilinear")
-    mean = images.new_tensor(IMAGENET_MEAN)[:, None, None]
-    return (images - mean) / images.new_tensor(IMAGENET_STD)[:, None, None]
+    return normalise_pixels(F.interpolate(images, size=(size, size), mode="bilinear"))
 
 
 def layer_maps(encoder: Dinov2WithRegistersModel, layers: Sequence[int]) -> LayerMaps:

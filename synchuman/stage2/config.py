@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from synchuman.configs import require
+
 
 @dataclass(frozen=True)
 class SlatFlowConfig:
@@ -20,12 +22,12 @@ class SlatFlowConfig:
     io_blocks: int = 2  # residual blocks per finer resolution on the way in, and as many on the way out
 
     def __post_init__(self) -> None:
-        _require(self.width % self.heads == 0, "slat flow: width must be divisible by heads")
-        _require(
+        require(self.width % self.heads == 0, "slat flow: width must be divisible by heads")
+        require(
             len(self.io_widths) >= 1 and self.io_blocks >= 1, "slat flow: io_widths and io_blocks must be set"
         )
         factor = 1 << len(self.io_widths)
-        _require(self.resolution % factor == 0, f"slat flow: resolution must be divisible by {factor}")
+        require(self.resolution % factor == 0, f"slat flow: resolution must be divisible by {factor}")
 
 
 @dataclass(frozen=True)
@@ -49,8 +51,8 @@ class ViewTokensConfig:
         return self.encoder_width * len(self.layers)
 
     def __post_init__(self) -> None:
-        _require(self.image_size % self.patch == 0, "view tokens: image_size must be divisible by patch")
-        _require(len(self.layers) > 0, "view tokens: name at least one layer")
+        require(self.image_size % self.patch == 0, "view tokens: image_size must be divisible by patch")
+        require(len(self.layers) > 0, "view tokens: name at least one layer")
 
 
 @dataclass(frozen=True)
@@ -68,8 +70,8 @@ class DecoderTrunkConfig:
     view_hidden_ratio: float = 4.0  # hidden width of the multiview layer over width
 
     def __post_init__(self) -> None:
-        _require(self.width % self.heads == 0, "decoder: width must be divisible by heads")
-        _require(self.window >= 2 and self.window % 2 == 0, "decoder: window must be even")
+        require(self.width % self.heads == 0, "decoder: width must be divisible by heads")
+        require(self.window >= 2 and self.window % 2 == 0, "decoder: window must be even")
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ class MeshDecoderConfig:
 
     def __post_init__(self) -> None:
         for width in (self.trunk.width, *self.widths):
-            _require(width % self.norm_groups == 0, f"mesh decoder: width {width} must divide by norm_groups")
+            require(width % self.norm_groups == 0, f"mesh decoder: width {width} must divide by norm_groups")
 
 
 @dataclass(frozen=True)
@@ -129,10 +131,10 @@ class SlatNormalisation:
     )
 
     def __post_init__(self) -> None:
-        _require(
+        require(
             len(self.mean) == len(self.std), "slat normalisation: mean and std need one value per channel"
         )
-        _require(all(value > 0 for value in self.std), "slat normalisation: std must be positive")
+        require(all(value > 0 for value in self.std), "slat normalisation: std must be positive")
 
 
 @dataclass(frozen=True)
@@ -146,8 +148,8 @@ class SlatSamplerConfig:
     guidance_to: float = 1.0
 
     def __post_init__(self) -> None:
-        _require(self.steps >= 1 and self.rescale > 0, "slat sampler: steps and rescale must be positive")
-        _require(
+        require(self.steps >= 1 and self.rescale > 0, "slat sampler: steps and rescale must be positive")
+        require(
             self.guidance_from <= self.guidance_to, "slat sampler: guidance_from must not exceed guidance_to"
         )
 
@@ -168,14 +170,9 @@ class Stage2Config:
         trunks = [self.mesh_decoder.trunk] + ([] if gaussian is None else [gaussian.trunk])
         for name in ("resolution", "channels"):
             wanted = getattr(self.flow, name)
-            _require(
+            require(
                 all(getattr(trunk, name) == wanted for trunk in trunks), f"flow and decoders differ in {name}"
             )
-        _require(
+        require(
             len(self.normalisation.mean) == self.flow.channels, "slat normalisation: one value per channel"
         )
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ValueError(f"Bad sizes: {message}.")

@@ -9,8 +9,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from synchuman.nn.flow import guide, schedule
 from synchuman.nn.sparse_tensor import SparseTensor, Voxels
-from synchuman.stage1.sampler import guide, schedule
 from synchuman.stage2.config import SlatNormalisation, SlatSamplerConfig
 from synchuman.stage2.slat_flow import SlatFlow
 

@@ -6,12 +6,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from synchuman.stage1.conditioning import build_image_encoder, encode_tokens, normalise_tokens_input
-from synchuman.stage1.config import ImageEncoderConfig
+from synchuman.image_encoder import (
+    ImageEncoderConfig,
+    build_image_encoder,
+    encode_tokens,
+    normalise_tokens_input,
+)
 
 
 class ImageTokens(nn.Module):
-    """DINOv2-with-registers at the variant's size, as `stage1.conditioning` runs it.
+    """DINOv2-with-registers at the variant's size, as `synchuman.image_encoder` runs it.
 
     Args:
         config: The variant's image-encoder config.
