@@ -5,14 +5,17 @@
 #   scripts/train_mini.sh more 10     # as often as wanted: on from there, with all people made by then
 #   scripts/train_mini.sh pack DIR    # averaged weights of all legs as float16, in pieces of 15 MiB
 #
-# Minutes are those of the whole call. WORKERS, PEOPLE, SURFACE (people with Stage 2 targets), HORIZON (minutes of
-# the joint leg over all calls) and GENERATE (more options for the generator) can be set in the environment.
+# Minutes are those of the whole call. The environment can set WORKERS, PEOPLE, SURFACE (people with Stage 2 targets),
+# FIRST_SHARDS (of 32 people, before training starts), PART_MINUTES (of each autoencoder and the encoder), HORIZON
+# (minutes of the joint leg over all calls), SLAT_MINUTES (of the slat autoencoder in `more`), BATCH (of the joint leg)
+# and GENERATE (more options for the generator).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 phase=${1:?first, more or pack}
 started=$(date +%s)
 data=training-data/people out=checkpoints
 workers=${WORKERS:-$(($(nproc) - 4))} people=${PEOPLE:-60000} surface=${SURFACE:-3072} horizon=${HORIZON:-14}
+part=${PART_MINUTES:-2.4} first=${FIRST_SHARDS:-$workers} batch=${BATCH:-64}
 gpus=$(nvidia-smi -L | wc -l)
 stage2_gpu=$((gpus - 1))
 mkdir -p $out/logs
@@ -37,13 +40,13 @@ first)
   make="python3 -m synchuman.training.people.generate --out $data --workers $workers ${GENERATE:-}"
   OMP_NUM_THREADS=1 setsid nohup bash -c "$make --count $surface --surface && \
     $make --first-seed $surface --count $((people - surface))" >$out/logs/people.txt 2>&1 </dev/null &
-  wait_for_people 6
-  leg $stage2_gpu train_structure_autoencoder --batch 48 --minutes 2 &
+  wait_for_people $first
+  leg $stage2_gpu train_structure_autoencoder --batch 48 --minutes $part &
   structure=$!
-  leg 0 train_image_autoencoder --batch 16 --minutes 2.5 --learning-rate 5e-4 &
+  leg 0 train_image_autoencoder --batch 16 --minutes $part --learning-rate 5e-4 &
   images=$!
-  wait_for_people 14
-  leg $stage2_gpu train_image_encoder --batch 48 --minutes 2.3 --learning-rate 5e-4 &
+  wait_for_people $((3 * first))
+  leg $stage2_gpu train_image_encoder --batch 48 --minutes $part --learning-rate 5e-4 &
   encoder=$!
   wait $structure && wait $images && wait $encoder
   # Encodes what the generator makes, so that the next call need not.
@@ -51,19 +54,19 @@ first)
     --people $data --out $out; done" >$out/logs/latents.txt 2>&1 </dev/null &
   leg $stage2_gpu train_slat_autoencoder --minutes "$(left 0.4)" --limit "$surface" &
   slat=$!
-  leg 0 train_joint --batch 64 --learning-rate 5e-4 --horizon "$horizon" --minutes "$(left 0.4)" &
+  leg 0 train_joint --batch $batch --learning-rate 5e-4 --horizon "$horizon" --minutes "$(left 0.4)" &
   joint=$!
   wait $slat && wait $joint
   ;;
 more)
   minutes=${2:?minutes}
-  share=${SLAT_AUTOENCODER_MINUTES:-2}
+  share=${SLAT_MINUTES:-2}
   {
     leg $stage2_gpu train_slat_autoencoder --minutes "$share" --limit "$surface" &&
       leg $stage2_gpu train_slat_flow --minutes "$(left 0.4)" --limit "$surface" --learning-rate 5e-4
   } &
   slat=$!
-  leg 0 train_joint --batch 64 --learning-rate 5e-4 --horizon "$horizon" --minutes "$(left 0.4)" &
+  leg 0 train_joint --batch $batch --learning-rate 5e-4 --horizon "$horizon" --minutes "$(left 0.4)" &
   joint=$!
   wait $slat && wait $joint
   ;;
