@@ -180,7 +180,10 @@ def _see(points, normals, flooded, distance, reach, sides):  # pragma: no cover
                         continue
                     dx, dy, dz = x - px, y - py, z - pz
                     height = dx * normals[row, 0] + dy * normals[row, 1] + dz * normals[row, 2]
-                    beside = dx * dx + dy * dy + dz * dz - height * height
+                    squared = dx * dx + dy * dy + dz * dz
+                    if squared > reach * reach:
+                        continue
+                    beside = squared - height * height
                     up = abs(height)
                     if beside <= 0.81 and beside <= 1.44 * up * up and up <= distance[x, y, z] + SLACK:
                         seen |= PLUS if height > 0 else MINUS

@@ -32,7 +32,8 @@ UNIT_SCALE = 127.0
 SHEET_RADIUS = 0.55  # cells; half the thickness a sheet gets
 REACH = SDF_LIMIT + SHEET_RADIUS
 COLOR_REACH = 1.6
-TANGENTIAL = 0.45  # cells; farther off to the side a sample's plane says nothing
+TANGENTIAL = 0.45  # cells to the side that the plane of a sample stands for the surface
+CLOSE = 0.5
 VALID_OFFSET = 0.9
 FLATTEST = 0.3  # shorter gradients: middle of a sheet, where no side is nearer
 
@@ -166,7 +167,9 @@ def signed_distance(
     distance = np.where(outside, np.float32(SDF_LIMIT), np.float32(-SDF_LIMIT))
     at = np.flatnonzero(wanted & (solid >= 0))
     plane, point = _distances(samples, solid.ravel()[at], at)
-    sign = np.where(outside.ravel()[at], 1, np.where(inside.ravel()[at] | (plane < 0), -1, 1))
+    # Right at the surface its plane decides: a cell that it only grazes may count as untouched.
+    decided = (outside | inside).ravel()[at] & (point > CLOSE)
+    sign = np.where(np.where(decided, inside.ravel()[at], plane < 0), -1, 1)
     distance.ravel()[at] = sign * point
     at = np.flatnonzero(wanted & (sheet >= 0))
     _, point = _distances(samples, sheet.ravel()[at], at)
@@ -183,8 +186,8 @@ def _distances(samples: Samples, rows: np.ndarray, at: np.ndarray) -> tuple[np.n
     away = vertices - samples.points[rows]
     plane = np.einsum("ij,ij->i", away, samples.normals[rows])
     squared = np.einsum("ij,ij->i", away, away)
-    beside = squared - plane * plane > TANGENTIAL**2
-    return plane, np.where(beside, np.sqrt(squared), np.abs(plane))
+    beside = np.sqrt((squared - plane * plane).clip(0)) - TANGENTIAL
+    return plane, np.hypot(plane, beside.clip(0))
 
 
 def _any_cell(cells: np.ndarray) -> np.ndarray:
