@@ -36,9 +36,13 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=192)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--body", type=Path, default=BODY_FILE)
+    parser.add_argument("--outfits", type=Path, help="folder or .tgz of MakeHuman clothes that some wear")
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    rows = [row(render_sample(args.seed + i, args.size, args.device, args.body)) for i in range(args.count)]
+    rows = [
+        row(render_sample(args.seed + i, args.size, args.device, args.body, outfits=args.outfits))
+        for i in range(args.count)
+    ]
     Image.fromarray(np.concatenate(rows)).save(args.out)
     LOGGER.info("wrote %s", args.out)
 

@@ -53,6 +53,7 @@ def make_shard(
     device: str,
     body_file: Path,
     surface: bool = False,
+    outfits: Path | None = None,
 ) -> Path:
     """Render one shard and write each of its files whole or not at all; returns the people's file."""
     import torch
@@ -67,7 +68,7 @@ def make_shard(
     if path.exists() and (beside.exists() or not surface):
         return path
     seeds = np.arange(first, first + count)
-    samples = [render_sample(int(seed), size, device, body_file, surface) for seed in seeds]
+    samples = [render_sample(int(seed), size, device, body_file, surface, outfits) for seed in seeds]
     if surface:
         counts = np.array([len(sample["voxels"]) for sample in samples], np.int32)
         targets: dict[str, Any] = {
@@ -88,6 +89,7 @@ def generate(
     device: str = "cpu",
     body_file: Path = BODY_FILE,
     surface: bool = False,
+    outfits: Path | None = None,
 ) -> Iterator[Path]:
     """Make the shards for `count` people from `first_seed` on; yields each as soon as it is there."""
     out.mkdir(parents=True, exist_ok=True)
@@ -95,7 +97,15 @@ def generate(
         (first, min(SHARD, first_seed + count - first))
         for first in range(first_seed, first_seed + count, SHARD)
     ]
-    work = partial(make_shard, out=out, size=size, device=device, body_file=body_file, surface=surface)
+    work = partial(
+        make_shard,
+        out=out,
+        size=size,
+        device=device,
+        body_file=body_file,
+        surface=surface,
+        outfits=outfits,
+    )
     if workers <= 1:
         yield from map(work, jobs)
         return
@@ -114,11 +124,20 @@ def main() -> None:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--body", type=Path, default=BODY_FILE)
     parser.add_argument("--surface", action="store_true", help="also write the surface targets")
+    parser.add_argument("--outfits", type=Path, help="folder or .tgz of MakeHuman clothes that some wear")
     args = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     start = time.perf_counter()
     for path in generate(
-        args.count, args.first_seed, args.out, args.size, args.workers, args.device, args.body, args.surface
+        args.count,
+        args.first_seed,
+        args.out,
+        args.size,
+        args.workers,
+        args.device,
+        args.body,
+        args.surface,
+        args.outfits,
     ):
         LOGGER.info("%.0f s: %s", time.perf_counter() - start, path.name)
 

@@ -19,10 +19,11 @@ from synchuman.training.people.kinematics import collides, joint_rotations
 from synchuman.training.people.outfits import Outfit, draw_outfit
 from synchuman.training.people.poses import HARD_POSES, Pose, draw_pose
 from synchuman.training.people.tailor import LEG_UNIT, Fitting, Part, coverage, cut_part, nearest_on_trunk
+from synchuman.training.people.wardrobe import Wardrobe, Worn
 
 BODY_FILE = Path("training-data/body.npz")
 FIRST_EVALUATION_SEED = 10_000_000
-HIDE_MARGIN, SHOE_THICKNESS = 0.025, 0.012
+HIDE_MARGIN, SHOE_THICKNESS, WORN_THICKNESS = 0.025, 0.012, 0.025
 
 
 @dataclass
@@ -150,8 +151,13 @@ def skin_materials(rng: np.random.Generator, masculine: bool, hair_tone: tuple[f
     ]
 
 
-def make_person(seed: int, device: str = "cpu", body_file: Path = BODY_FILE) -> Person:
-    """Make the person of a seed. Seeds from 10,000,000 on are for evaluation only (see `reserved`)."""
+def make_person(
+    seed: int, device: str = "cpu", body_file: Path = BODY_FILE, wardrobe: Wardrobe | None = None
+) -> Person:
+    """Make the person of a seed; with a wardrobe, some wear clothes from it.
+
+    Seeds from 10,000,000 on are for evaluation only (see `reserved`).
+    """
     studio = open_studio(body_file, device)
     body = studio.body
     phenotypes, pose, outfit, rng = draw_description(seed)
@@ -165,7 +171,9 @@ def make_person(seed: int, device: str = "cpu", body_file: Path = BODY_FILE) -> 
     posed = body.skin(rest, transforms)
     tone = outfit.hair_material.colours[0] if outfit.hair_material else HAIR_TONES[0]
     materials = skin_materials(rng, phenotypes["gender"] <= 0.5 and phenotypes["age"] > 0.6, tone)
-    parts = dress(studio, outfit, posed, rest, transforms, materials, rng)
+    worn = wardrobe.draw(seed, outfit, phenotypes["gender"] > 0.5) if wardrobe else None
+    outfit = worn.outfit if worn else outfit
+    parts = dress(studio, outfit, posed, rest, transforms, materials, rng, worn)
     counts = np.cumsum([0] + [len(part.vertices) for part in parts])
     # Skin and eyes come last, both on the vertices of the whole body.
     skin = torch.from_numpy(triangulate(body.quads["body"])) + int(counts[-2])
@@ -190,6 +198,7 @@ def dress(
     transforms: Tensor,
     materials: list[Material],
     rng: np.random.Generator,
+    worn: Worn | None = None,
 ) -> list[Part]:
     """All parts of a person; appends the materials it uses to `materials` (which holds skin and eyes)."""
     body, cages = studio.body, studio.cages
@@ -202,6 +211,9 @@ def dress(
         materials.append(material or Material("plain", ((0.2, 0.2, 0.2),)))
         return len(materials) - 1
 
+    if worn is not None:
+        parts, hidden = worn.parts(body, rest, posed, transforms, use)
+        fitting.thicken("tights", WORN_THICKNESS)
     for order, garment in enumerate(outfit.garments):
         cage = cages[garment.cage]
         reference = cage.reference.cpu().numpy()

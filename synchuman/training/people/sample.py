@@ -13,13 +13,19 @@ from synchuman.training.people.person import BODY_FILE, make_person
 from synchuman.training.people.photo import degrade, draw_shot, render_photo
 from synchuman.training.people.surface_targets import surface_targets
 from synchuman.training.people.views import place, render_views
+from synchuman.training.people.wardrobe import open_wardrobe
 
 TOKEN_SIDE = 224
 PHOTO_SALT = 7
 
 
 def render_sample(
-    seed: int, size: int = 192, device: str = "cpu", body_file: Path = BODY_FILE, surface: bool = False
+    seed: int,
+    size: int = 192,
+    device: str = "cpu",
+    body_file: Path = BODY_FILE,
+    surface: bool = False,
+    outfits: Path | None = None,
 ) -> dict[str, Any]:
     """Make the training sample of a seed.
 
@@ -29,6 +35,7 @@ def render_sample(
         device: "cpu" or "cuda".
         body_file: What `export_body` wrote.
         surface: Also return the arrays of `surface_targets`.
+        outfits: Folder or .tgz of MakeHuman clothes that some of the people wear.
 
     Returns:
         `colors`, `normals`: uint8 [5, size, size, 3], stored views on white.
@@ -39,7 +46,8 @@ def render_sample(
     with torch.inference_mode():
         rng = np.random.default_rng([seed, PHOTO_SALT])
         shot = draw_shot(rng)
-        scene = place(make_person(seed, device, body_file))
+        wardrobe = open_wardrobe(outfits, body_file, device) if outfits else None
+        scene = place(make_person(seed, device, body_file, wardrobe))
         gain = torch.from_numpy(shot.gain).to(scene.vertices)
         colors, normals = render_views(scene, size, gain)
         photo = render_photo(scene, shot, size * 3)

@@ -182,6 +182,10 @@ class Fitting:
             vertices = vertices + waist * (self.outermost["tights"][near] + normals * LAYER_GAP - vertices)
         return vertices
 
+    def thicken(self, name: str, distance: float) -> None:
+        """Take a cage as covered `distance` thick by clothes that were not laid here."""
+        self.outermost[name] = self.outermost[name] + self.normals[name] * distance
+
     def clear_of_trunk(self, vertices: Tensor, name: str, gap: float) -> Tensor:
         """Push vertices whose `neighbours` are `name` out of what is worn on the trunk."""
         near = self.neighbours[name]
