@@ -24,12 +24,13 @@ from synchuman.surface.voxel_field import COLOR as COLOR_COLUMNS
 from synchuman.surface.voxel_field import FEATURES, SDF, average_field
 from synchuman.training import train_slat_autoencoder, train_slat_flow
 from synchuman.training.command import Leg
-from synchuman.training.frozen_images import load_frozen_encoder, true_view_tokens
 from synchuman.training.image_tokens import ImageTokens
 from synchuman.training.loop import LoopConfig
 from synchuman.training.slat_encoder import measure_normalisation
 from synchuman.training.surface_data import SurfacePeople
 from synchuman.training.surface_losses import group, surface_losses
+from synchuman.training.train_image_encoder import load_image_encoder
+from synchuman.training.true_views import true_view_tokens
 
 CPU = torch.device("cpu")
 BALLS = [((40.0, 64.0, 80.0), 7.0), ((70.3, 61.2, 50.6), 9.4)]
@@ -91,7 +92,7 @@ def exact_feats(center, radius, voxels):
 
 
 def test_people_are_read_with_their_targets(tmp_path):
-    with pytest.raises(FileNotFoundError, match="surface_targets"):
+    with pytest.raises(FileNotFoundError, match="--surface"):
         SurfacePeople(tmp_path)
     write_balls(tmp_path, BALLS)
     write_balls(tmp_path, [((64.0, 64.0, 64.0), 5.0)], first=2)
@@ -128,7 +129,7 @@ def test_shards_of_other_people_are_refused(tmp_path):
     with pytest.raises(ValueError, match="different people"):
         SurfacePeople(tmp_path)
     path.unlink()
-    with pytest.raises(FileNotFoundError, match="is missing"):
+    with pytest.raises(FileNotFoundError, match="No surface targets"):
         SurfacePeople(tmp_path)
 
 
@@ -162,14 +163,12 @@ def test_exact_features_have_no_loss_and_group_as_the_extraction(tmp_path):
 
 
 def test_view_tokens_are_those_of_the_pipeline(trained):
-    encoder = load_frozen_encoder(trained.out / "image-encoder", TinyStage1.image_encoder)
+    encoder = load_image_encoder(trained, TinyStage1.image_encoder)
     images = torch.randint(0, 256, (2, 2, 5, 28, 28, 3), dtype=torch.uint8)
     ours = true_view_tokens(encoder, images[0], images[1], TINY.views)
     one = view_tokens(images[0, 1].numpy(), images[1, 1].numpy(), TINY.views, encoder.model)
     assert torch.allclose(ours.color[1:], one.color, atol=1e-5)
     assert torch.allclose(ours.normal[1:], one.normal, atol=1e-5)
-    with pytest.raises(FileNotFoundError, match="train_image_encoder"):
-        load_frozen_encoder(trained.out / "nothing", TinyStage1.image_encoder)
 
 
 def test_autoencoder_learns_the_balls(trained):
@@ -181,7 +180,7 @@ def test_autoencoder_learns_the_balls(trained):
     people = SurfacePeople(trained.people)
     batch = people.take(torch.tensor([0, 1]))
     voxels = Voxels.of(batch["coords"])
-    encoder = load_frozen_encoder(trained.out / "image-encoder", TinyStage1.image_encoder)
+    encoder = load_image_encoder(trained, TinyStage1.image_encoder)
     with torch.no_grad():
         views = true_view_tokens(encoder, batch["colors"], batch["normals"], TINY.views)
         slat = SparseTensor(module.encoder.encode(batch, voxels), voxels)

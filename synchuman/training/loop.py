@@ -109,6 +109,7 @@ def train(
     step, spent = _restore(module, average, optimizer, folder)
     first, started, saved = step, time.monotonic(), time.monotonic()
     generator = torch.Generator(device=device).manual_seed(config.seed + step)
+    native = device.type != "cpu" or torch.cpu.get_capabilities().get("amx_bf16", False)
     budget = config.minutes * 60
     horizon = max(config.horizon * 60, spent + budget)
     sums: dict[str, Tensor] = {}
@@ -119,7 +120,7 @@ def train(
             for group in optimizer.param_groups:
                 group["lr"] = rate
             batch = {k: v.to(device, non_blocking=True) for k, v in next(batches).items()}
-            with torch.autocast(device.type, dtype=torch.bfloat16):
+            with torch.autocast(device.type, dtype=torch.bfloat16, enabled=native):
                 terms = loss_of(module, batch, generator)
             optimizer.zero_grad(set_to_none=True)
             terms["loss"].backward()

@@ -16,7 +16,7 @@ TARGET_KEYS = VOXEL_KEYS[2:]
 IMAGE_KEYS = ("colors", "normals", "token")
 MOST_EXTRA = 0.6  # share of the empty neighbours that a person may get
 MOST_DROPPED = 0.03  # share of the occupied voxels that a person may lose
-DEVICE_SHARE = 0.5  # of the free device memory that people may take
+DEVICE_SHARE = 0.5  # of the free device memory that the shards' files may be as large as
 
 
 class SurfacePeople:
@@ -39,29 +39,28 @@ class SurfacePeople:
     """
 
     def __init__(self, folder: Path, limit: int | None = None, device: torch.device | None = None) -> None:
-        shards = sorted(folder.glob("surface-*.npz"))
+        # A shard's people are written last: targets without them are still being made.
+        shards = [path for path in sorted(folder.glob("surface-*.npz")) if _people_of(path).exists()]
         if not shards:
             raise FileNotFoundError(
-                f"No surface targets in {folder}: run `python -m synchuman.training.people.surface_targets`"
-                " on it first (see docs/training.md)."
+                f"No surface targets in {folder}: make people by"
+                f" `python -m synchuman.training.people.generate --surface --out {folder}`."
             )
         parts: dict[str, list[Tensor]] = {key: [] for key in (*IMAGE_KEYS, *VOXEL_KEYS)}
         counts: list[np.ndarray] = []
+        if limit is not None:
+            shards = _enough(shards, limit)
+        size = sum(path.stat().st_size for shard in shards for path in (shard, _people_of(shard)))
+        place = _place(size, device or torch.device("cpu"))
         read = 0
         for shard in shards:
-            left = None if limit is None else limit - read
-            count = _read_shard(shard, parts, left)
-            counts.append(count)
-            read += len(count)
-            if limit is not None and read >= limit:
-                break
-        total = sum(tensor.nbytes for tensors in parts.values() for tensor in tensors)
-        place = _place(total, device or torch.device("cpu"))
-        joined = {key: torch.cat(parts.pop(key)).to(place) for key in tuple(parts)}
+            counts.append(_read_shard(shard, parts, None if limit is None else limit - read, place))
+            read += len(counts[-1])
+        joined = {key: torch.cat(parts.pop(key)) for key in tuple(parts)}
         self.images = {key: joined[key] for key in IMAGE_KEYS}
         self.targets = {key: joined[key] for key in VOXEL_KEYS}
         self.starts = torch.from_numpy(np.concatenate([[0], *counts]).astype(np.int64)).cumsum(0)
-        LOGGER.info("%d people with surface targets, %.1f GiB on %s", read, total / 2**30, place)
+        LOGGER.info("%d people with surface targets on %s", read, place)
 
     def __len__(self) -> int:
         return len(self.starts) - 1
@@ -131,20 +130,30 @@ class SurfacePeople:
                 yield self.take(order[start : start + size], generator)
 
 
-def _read_shard(shard: Path, parts: dict[str, list[Tensor]], limit: int | None) -> np.ndarray:
+def _people_of(shard: Path) -> Path:
+    return shard.with_name(shard.name.replace("surface-", "people-", 1))
+
+
+def _enough(shards: list[Path], limit: int) -> list[Path]:
+    """Return the first shards that hold so many people by their names, or all."""
+    held = np.cumsum([int(shard.name.split("-")[2]) for shard in shards])
+    return shards[: int(np.searchsorted(held, limit)) + 1]
+
+
+def _read_shard(
+    shard: Path, parts: dict[str, list[Tensor]], limit: int | None, device: torch.device
+) -> np.ndarray:
     """Append a shard's first people to the parts; returns their voxel counts."""
-    people = shard.with_name(shard.name.replace("surface-", "people-", 1))
-    if not people.exists():
-        raise FileNotFoundError(f"{people} is missing: {shard.name} is of those people. Generate them first.")
+    people = _people_of(shard)
     with np.load(shard) as surface, np.load(people) as images:
         if not np.array_equal(surface["seeds"], images["seeds"]):
             raise ValueError(f"{shard.name} and {people.name} are of different people: make the former anew.")
         counts = surface["voxel_counts"][:limit]
         voxels = int(counts.sum())
         for key in VOXEL_KEYS:
-            parts[key].append(torch.from_numpy(surface[key][:voxels]))
+            parts[key].append(torch.from_numpy(surface[key][:voxels]).to(device))
         for key in IMAGE_KEYS:
-            parts[key].append(torch.from_numpy(images[key][: len(counts)]))
+            parts[key].append(torch.from_numpy(images[key][: len(counts)]).to(device))
     return counts
 
 

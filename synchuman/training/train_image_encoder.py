@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from synchuman.image_encoder import ImageEncoderConfig
 from synchuman.stage1.variants import MINI
 from synchuman.stage2.variants import MINI as MINI_STAGE2
 from synchuman.training.command import Leg, run_leg
@@ -143,7 +144,7 @@ def encoder_loss(
     return {"loss": loss, "structure": structure_error, "views": view_error, "part": part_error}
 
 
-def load_image_encoder(leg: Leg) -> ImageTokens:
+def load_image_encoder(leg: Leg, config: ImageEncoderConfig = MINI.image_encoder) -> ImageTokens:
     """Load the trained encoder, frozen, in evaluation mode.
 
     Raises:
@@ -154,7 +155,7 @@ def load_image_encoder(leg: Leg) -> ImageTokens:
         raise FileNotFoundError(f"{path} is missing: run synchuman.training.train_image_encoder first.")
     prefix = "encoder."
     weights = {k[len(prefix) :]: v for k, v in load_file(path).items() if k.startswith(prefix)}
-    encoder = ImageTokens(MINI.image_encoder)
+    encoder = ImageTokens(config)
     encoder.load_state_dict(weights, strict=True)
     return encoder.requires_grad_(False).eval()
 

@@ -19,19 +19,20 @@ from synchuman.stage2.config import SlatNormalisation, Stage2Config
 from synchuman.stage2.mesh_decoder import MeshDecoder
 from synchuman.stage2.variants import MINI
 from synchuman.training.command import Leg, run_leg
-from synchuman.training.frozen_images import blur_some, load_frozen_encoder, true_view_tokens
 from synchuman.training.image_tokens import ImageTokens
 from synchuman.training.loop import load_average, train
 from synchuman.training.slat_encoder import SlatEncoder, encoder_input, measure_normalisation
 from synchuman.training.structure_encoder import sample_latent
 from synchuman.training.surface_data import SurfacePeople
 from synchuman.training.surface_losses import surface_losses
+from synchuman.training.train_image_encoder import load_image_encoder
+from synchuman.training.true_views import blur_some, true_view_tokens
 
 LOGGER = logging.getLogger(__name__)
 FOLDER = "slat-autoencoder"
-IMAGE_ENCODER = "image-encoder"  # leg whose encoder makes the tokens, here and in the flow
 KL_WEIGHT = 2e-3
 SOFT_SHARE = 0.5  # of people whose views are as soft as Stage 1's
+SOFTNESS = 2  # thirds of Stage 1's resolution that its views really show
 
 
 class SlatAutoencoder(nn.Module):
@@ -46,7 +47,7 @@ class SlatAutoencoder(nn.Module):
         if len(config.mesh_decoder.widths) != 1:
             raise ValueError("Surface targets are for one subdivision: give mesh_decoder.widths one entry.")
         trunk = config.mesh_decoder.trunk
-        self.encoder = SlatEncoder(latent=trunk.channels, window=trunk.window)
+        self.encoder = SlatEncoder(trunk.channels, trunk.width // 2, trunk.heads // 2, window=trunk.window)
         self.decoder = MeshDecoder(config.mesh_decoder, config.views)
 
 
@@ -104,12 +105,14 @@ def with_normalisation(config: Stage2Config, normalisation: SlatNormalisation) -
 
 def run(leg: Leg, config: Stage2Config = MINI, stage1: Stage1Config = STAGE1) -> None:
     """Train for the leg's minutes."""
-    images = load_frozen_encoder(leg.out / IMAGE_ENCODER, stage1.image_encoder).to(leg.device)
+    images = load_image_encoder(leg, stage1.image_encoder).to(leg.device)
     people = SurfacePeople(leg.people, leg.limit, leg.device)
     module = SlatAutoencoder(config)
     sizes = [sum(p.numel() for p in part.parameters()) / 1e6 for part in (module.encoder, module.decoder)]
     LOGGER.info("encoder %.1f M, decoder %.1f M parameters", *sizes)
-    loss = partial(slat_autoencoder_loss, images=images, config=config, soft_size=stage1.image_size)
+    loss = partial(
+        slat_autoencoder_loss, images=images, config=config, soft_size=SOFTNESS * stage1.image_size // 3
+    )
     batches = people.batches(leg.batch or 8, leg.loop.seed)
     train(module, batches, loss, leg.out / FOLDER, leg.loop, leg.device)
 

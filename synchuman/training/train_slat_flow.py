@@ -22,13 +22,13 @@ from synchuman.stage2.sampler import TIMES_PER_UNIT, normalise
 from synchuman.stage2.slat_flow import SlatFlow
 from synchuman.stage2.variants import MINI
 from synchuman.training.command import Leg, run_leg
-from synchuman.training.frozen_images import load_frozen_encoder
 from synchuman.training.image_tokens import ImageTokens, augment_tokens
 from synchuman.training.loop import load_average, train
 from synchuman.training.slat_encoder import SlatEncoder, measure_normalisation
 from synchuman.training.surface_data import SurfacePeople
+from synchuman.training.train_image_encoder import load_image_encoder
 from synchuman.training.train_joint import DROP_CONDITION, sample_times
-from synchuman.training.train_slat_autoencoder import IMAGE_ENCODER, load_slat_autoencoder
+from synchuman.training.train_slat_autoencoder import load_slat_autoencoder
 
 LOGGER = logging.getLogger(__name__)
 FOLDER = "slat-flow"
@@ -93,7 +93,7 @@ def _read_normalisation(path: Path) -> SlatNormalisation:
 def run(leg: Leg, config: Stage2Config = MINI, stage1: Stage1Config = STAGE1) -> None:
     """Train for the leg's minutes; the latents are normalised as measured on the first call."""
     folder = leg.out / FOLDER
-    images = load_frozen_encoder(leg.out / IMAGE_ENCODER, stage1.image_encoder).to(leg.device)
+    images = load_image_encoder(leg, stage1.image_encoder).to(leg.device)
     encoder = load_slat_autoencoder(leg, config).encoder.to(leg.device).requires_grad_(False)
     people = SurfacePeople(leg.people, leg.limit, leg.device)
     if not (folder / NORMALISATION).exists():

@@ -1,37 +1,16 @@
-"""The trained image encoder, frozen, as Stage 2's trainers use it: tokens of photos and of views, batched."""
+"""The views of many people at once as the frozen image encoder's tokens."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
 from torch import Tensor
 
-from synchuman.stage1.config import ImageEncoderConfig
 from synchuman.stage2.conditioning import encoder_input, layer_maps
 from synchuman.stage2.config import ViewTokensConfig
 from synchuman.stage2.view_tokens import ViewTokens
 from synchuman.training.image_tokens import ImageTokens
 from synchuman.views import NUM_BODY_VIEWS
-
-PREFIX = "encoder."
-
-
-def load_frozen_encoder(folder: Path, config: ImageEncoderConfig) -> ImageTokens:
-    """Load the image encoder from the checkpoint folder of the leg that trained it, without gradients.
-
-    Raises:
-        FileNotFoundError: The leg was never run.
-    """
-    path = folder / "average.safetensors"
-    if not path.exists():
-        raise FileNotFoundError(f"{path} is missing: run synchuman.training.train_image_encoder first.")
-    encoder = ImageTokens(config)
-    weights = {k[len(PREFIX) :]: v for k, v in load_file(path).items() if k.startswith(PREFIX)}
-    encoder.load_state_dict(weights, strict=True)
-    return encoder.eval().requires_grad_(False)
 
 
 @torch.no_grad()
