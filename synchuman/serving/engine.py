@@ -1,0 +1,212 @@
+"""The server's side of the process that computes: starts it, feeds it one job, notices when it dies."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import queue
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from synchuman.serving.jobs import Failure, Job, State
+
+LOGGER = logging.getLogger(__name__)
+
+POLL = 0.1  # seconds between two looks at the stop flag
+GRACE = 60.0  # seconds that a stopped run may take to its next step before its process is ended
+PACKAGE_ROOT = Path(__file__).resolve().parents[2]
+SECRET_PREFIX = "SYNCHUMAN_"  # of the environment; the process that opens photos needs none of it
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended.
+
+    Attributes:
+        state: DONE, FAILED or CANCELLED.
+        result: When done: `glb` (name in the folder), `mode` ("full" or "stage1_only"), `seconds` per
+            stage, `faces`, `peak_memory` in bytes, `warnings`, `fallback` (why Stage 2 is missing, or None).
+        failure: When failed.
+    """
+
+    state: State
+    result: dict[str, Any] = field(default_factory=dict)
+    failure: Failure | None = None
+
+
+class EngineBroken(Exception):
+    """The process cannot be brought up; the message says why."""
+
+
+Report = Callable[[str, dict[str, Any]], None]
+
+
+class Engine:
+    """One process on one device. Used by one worker's thread; `status` and `about` may be read by any."""
+
+    def __init__(self, variant: str, device: str, dtype: str, locks: Path, max_seconds: float) -> None:
+        """Describe the process; `start` brings it up.
+
+        Args:
+            variant: Weights, see `SyncHuman.load`.
+            device: See `SyncHuman.load`.
+            dtype: See `SyncHuman.load`.
+            locks: Folder of the files that stand for devices.
+            max_seconds: Longest run; a longer one fails.
+        """
+        self.device = device
+        self.status = "starting"
+        self.about: dict[str, Any] = {}
+        self.broken: str | None = None
+        self.starts = 0
+        self._arguments = ["--variant", variant, "--device", device, "--dtype", dtype, "--locks", str(locks)]
+        self._max_seconds = max_seconds
+        self._process: subprocess.Popen[str] | None = None
+        self._messages: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
+
+    @property
+    def pid(self) -> int | None:
+        """The process, while there is one."""
+        return None if self._process is None else self._process.pid
+
+    def start(self, stop: threading.Event) -> None:
+        """Bring the process up unless it is, and wait until its networks are loaded.
+
+        Raises:
+            EngineBroken: It cannot be; `stop` being set is a reason, too.
+        """
+        if self._process is not None and self._process.poll() is None:
+            return
+        self._spawn()
+        while True:
+            try:
+                message = self._messages.get(timeout=POLL)
+            except queue.Empty:
+                if stop.is_set():
+                    raise EngineBroken("The server is shutting down.") from None
+                continue
+            if message is not None and message.pop("what") == "ready":
+                self.status, self.about, self.broken = "ready", message, None
+                return
+            self.status = "broken"
+            self.broken = (message or {}).get("message", f"The worker ended while starting{self._how()}.")
+            self.close()
+            raise EngineBroken(self.broken)
+
+    def run(self, job: Job, folder: Path, stop: threading.Event, report: Report) -> Outcome:
+        """Run a job to its end.
+
+        Args:
+            job: What to do.
+            folder: The job's folder, with the photo in it.
+            stop: Set it to stop at the next step.
+            report: Called with every event's name and data.
+        """
+        self._send(id=job.id, request=job.request.model_dump(mode="json"), folder=str(folder))
+        began = time.monotonic()
+        stopped: float | None = None
+        late = False
+        while True:
+            now = time.monotonic()
+            late = late or now - began > self._max_seconds
+            if stopped is None and (stop.is_set() or late):
+                stopped = now
+                self._send(stop=job.id)
+            if stopped is not None and now - stopped > GRACE:
+                LOGGER.warning("job %s did not stop; its worker is ended", job.id)
+                self.close()
+                return self._ended(late)
+            try:
+                message = self._messages.get(timeout=POLL)
+            except queue.Empty:
+                continue
+            if message is None:
+                how = self._how()
+                self.status = "starting"
+                self._process = None
+                if stopped is not None:
+                    return self._ended(late)
+                LOGGER.error("the worker ended during job %s%s", job.id, how)
+                return _failed(
+                    "worker_died", f"The process that computes ended{how}. Most likely memory ran out."
+                )
+            what = message.pop("what")
+            if what == "cancelled":
+                return self._ended(late)
+            if what == "failed":
+                return _failed(message["code"], message["message"])
+            if what in ("done", "fallback"):
+                return _done(job, what, message)
+            report(what, message)
+
+    def close(self) -> None:
+        """End the process."""
+        process, self._process = self._process, None
+        if process is None:
+            return
+        process.kill()
+        process.wait()
+        self.status = "starting"
+
+    def _ended(self, late: bool) -> Outcome:
+        if not late:
+            return Outcome(State.CANCELLED)
+        return _failed("timeout", f"The run took longer than the {self._max_seconds:.0f} seconds allowed.")
+
+    def _spawn(self) -> None:
+        self.status = "starting"
+        self.starts += 1
+        clean = {name: value for name, value in os.environ.items() if not name.startswith(SECRET_PREFIX)}
+        path = os.pathsep.join(filter(None, (str(PACKAGE_ROOT), clean.get("PYTHONPATH"))))
+        process = subprocess.Popen(
+            [sys.executable, "-m", "synchuman.serving.engine_child", *self._arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            encoding="utf-8",
+            env={**clean, "PYTHONPATH": path},
+        )
+        self._process, self._messages = process, queue.SimpleQueue()
+        threading.Thread(
+            target=_read, args=(process, self._messages), name="worker output", daemon=True
+        ).start()
+
+    def _send(self, **command: Any) -> None:
+        assert self._process is not None and self._process.stdin is not None
+        try:
+            self._process.stdin.write(json.dumps(command) + "\n")
+            self._process.stdin.flush()
+        except OSError:
+            LOGGER.info("the worker is gone; its output ends, too")
+
+    def _how(self) -> str:
+        if self._process is None:
+            return ""
+        code = self._process.wait()
+        return f" (signal {-code})" if code < 0 else f" (exit code {code})"
+
+
+def _read(process: subprocess.Popen[str], messages: queue.SimpleQueue[dict[str, Any] | None]) -> None:
+    assert process.stdout is not None
+    for line in process.stdout:
+        messages.put(json.loads(line))
+    messages.put(None)
+
+
+def _failed(code: str, message: str) -> Outcome:
+    return Outcome(State.FAILED, failure=Failure(code, message))
+
+
+def _done(job: Job, what: str, message: dict[str, Any]) -> Outcome:
+    if what == "fallback":
+        result = {"glb": message["glb"], "mode": "stage1_only", "fallback": message["reason"]}
+        return Outcome(State.DONE, result)
+    mode = "stage1_only" if job.request.stage1_only else "full"
+    return Outcome(State.DONE, {"mode": mode, "fallback": None, **message})
