@@ -111,19 +111,20 @@ def nearest_samples(
         reach: Largest distance.
 
     Returns:
-        Squared distance, inf where there is none, and row of the nearest sample, -1 where there is none; as
+        Squared distance, inf where there is none and -1 where not wanted, and row of the nearest sample, -1 where there is none; as
         `wanted`.
     """
-    squared = np.full(wanted.shape, np.inf, np.float32)
+    # No distance is below -1: one look tells that a point is not wanted or has a nearer sample.
+    squared = np.where(wanted, np.float32(np.inf), np.float32(-1))
     nearest = np.full(wanted.shape, -1, np.int32)
-    _splat(samples.points, rows, wanted, np.float32(shift), np.float32(reach), squared, nearest)
+    _splat(samples.points, rows, np.float32(shift), np.float32(reach), squared, nearest)
     return squared, nearest
 
 
 @numba.njit(cache=True, nogil=True)
-def _splat(points, rows, wanted, shift, reach, squared, nearest):  # pragma: no cover
+def _splat(points, rows, shift, reach, squared, nearest):  # pragma: no cover
     limit = reach * reach
-    nx, ny, nz = wanted.shape
+    nx, ny, nz = squared.shape
     for row in rows:
         px, py, pz = points[row, 0] - shift, points[row, 1] - shift, points[row, 2] - shift
         for x in range(max(int(np.ceil(px - reach)), 0), min(int(np.floor(px + reach)), nx - 1) + 1):
@@ -132,9 +133,10 @@ def _splat(points, rows, wanted, shift, reach, squared, nearest):  # pragma: no 
                 dy = dx + (y - py) * (y - py)
                 if dy > limit:
                     continue
-                for z in range(max(int(np.ceil(pz - reach)), 0), min(int(np.floor(pz + reach)), nz - 1) + 1):
+                half = np.sqrt(limit - dy)
+                for z in range(max(int(np.ceil(pz - half)), 0), min(int(np.floor(pz + half)), nz - 1) + 1):
                     d = dy + (z - pz) * (z - pz)
-                    if d <= limit and d < squared[x, y, z] and wanted[x, y, z]:
+                    if d < squared[x, y, z]:
                         squared[x, y, z] = d
                         nearest[x, y, z] = row
 
@@ -149,7 +151,7 @@ def flooded_sides(samples: Samples, flooded: np.ndarray) -> np.ndarray:
     near = touched_border(flooded)
     squared, _ = nearest_samples(samples, np.arange(len(samples)), near, 0.5, reach)
     sides = np.zeros(len(samples), np.uint8)
-    _see(samples.points, samples.normals, near, np.sqrt(squared), np.float32(reach), sides)
+    _see(samples.points, samples.normals, near, np.sqrt(squared.clip(0)), np.float32(reach), sides)
     return sides
 
 

@@ -110,10 +110,10 @@ def shape_targets(shape: Shape, occupancy: np.ndarray, paint: Paint) -> dict[str
     grown = ndimage.binary_dilation(occupancy)
     voxels = np.argwhere(grown)
     touched = touched_cells(shape.points, np.concatenate([shape.triangles, shape.barrier]), CELLS)
-    flooded = flood(touched)
+    flooded, dry = flood(touched)
     samples = sample_surface(shape.points, shape.triangles)
     samples = samples.turned(flooded_sides(samples, flooded))
-    grid = signed_distance(samples, flooded, touched, vertex_mask(voxels))
+    grid = signed_distance(samples, flooded, dry, vertex_mask(voxels))
     at = 2 * voxels[:, None] + CORNERS
     stored = np.rint(grid[at[..., 0], at[..., 1], at[..., 2]] * SDF_SCALE).astype(np.int8)
     normal, offset, valid = cell_planes(stored / np.float32(SDF_SCALE))
@@ -139,10 +139,17 @@ def shape_targets(shape: Shape, occupancy: np.ndarray, paint: Paint) -> dict[str
     }
 
 
-def flood(touched: np.ndarray) -> np.ndarray:
-    """Cells reached from outside the grid across faces of untouched cells; bool like `touched`."""
+def flood(touched: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Find cells reached from outside the grid across faces of untouched cells.
+
+    Returns:
+        Two bool like `touched`: reached by a flood too wide for gaps of a single cell, as between two layers
+        of clothes; and reached by no flood, nor touched.
+    """
     labels, _ = ndimage.label(np.pad(~touched, 1, constant_values=True))
-    return labels[1:-1, 1:-1, 1:-1] == labels[0, 0, 0]
+    reached = labels == labels[0, 0, 0]
+    wide = _any_cell(_all_cells(reached))
+    return wide[1:-1, 1:-1, 1:-1], ~(reached[1:-1, 1:-1, 1:-1] | touched)
 
 
 def vertex_mask(voxels: np.ndarray) -> np.ndarray:
@@ -153,9 +160,7 @@ def vertex_mask(voxels: np.ndarray) -> np.ndarray:
     return mask
 
 
-def signed_distance(
-    samples: Samples, flooded: np.ndarray, touched: np.ndarray, wanted: np.ndarray
-) -> np.ndarray:
+def signed_distance(samples: Samples, flooded: np.ndarray, dry: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     """Signed distance in cells, [129, 129, 129] float32 within [-2, 2], right where `wanted`.
 
     The union of what encloses a volume and of the thickened sheets.
@@ -163,7 +168,7 @@ def signed_distance(
     _, solid = nearest_samples(samples, np.flatnonzero(~samples.sheet), wanted, 0.0, REACH)
     _, sheet = nearest_samples(samples, np.flatnonzero(samples.sheet), wanted, 0.0, REACH)
     outside = _any_cell(flooded)
-    inside = ~outside & ~_any_cell(touched)
+    inside = _all_cells(np.pad(dry, 1))
     distance = np.where(outside, np.float32(SDF_LIMIT), np.float32(-SDF_LIMIT))
     at = np.flatnonzero(wanted & (solid >= 0))
     plane, point = _distances(samples, solid.ravel()[at], at)
@@ -188,6 +193,14 @@ def _distances(samples: Samples, rows: np.ndarray, at: np.ndarray) -> tuple[np.n
     squared = np.einsum("ij,ij->i", away, away)
     beside = np.sqrt((squared - plane * plane).clip(0)) - TANGENTIAL
     return plane, np.hypot(plane, beside.clip(0))
+
+
+def _all_cells(cells: np.ndarray) -> np.ndarray:
+    """Inner vertices that have all of their eight cells set, bool [n - 1] * 3."""
+    for axis in range(3):
+        cells = np.moveaxis(cells, axis, 0)
+        cells = np.moveaxis(cells[1:] & cells[:-1], 0, axis)
+    return cells
 
 
 def _any_cell(cells: np.ndarray) -> np.ndarray:
