@@ -5,7 +5,8 @@
 A shard is `people-<first seed>-<count>-<size>.npz` (uncompressed) with the arrays of `render_sample`, stacked
 along a first axis, and `seeds` [n]. With `--surface`, `surface-<first seed>-<count>-<size>.npz` beside it has
 the arrays of `surface_targets`, of all people one after another, `voxel_counts` int32 [n] and `seeds`. Shards
-that exist (with `--surface`: both files) are kept.
+that exist (with `--surface`: both files) are kept. With `--outfits` some people wear clothes from
+that folder or archive of MakeHuman clothes; the others are the same as without.
 """
 
 from __future__ import annotations
