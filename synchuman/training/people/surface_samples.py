@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numba
 import numpy as np
 
-SPACING = 0.25
+SPACING = 0.3
 TOUCH_STEP = 0.4
 PLUS, MINUS = 1, 2
 # A layer hidden below another by less than this counts as seen.
@@ -111,8 +111,8 @@ def nearest_samples(
         reach: Largest distance.
 
     Returns:
-        Squared distance, inf where there is none and -1 where not wanted, and row of the nearest sample, -1 where there is none; as
-        `wanted`.
+        As `wanted`: squared distance to the nearest sample, inf where there is none in reach and -1 where not
+        wanted; and its row, else -1.
     """
     # No distance is below -1: one look tells that a point is not wanted or has a nearer sample.
     squared = np.where(wanted, np.float32(np.inf), np.float32(-1))

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from scipy import ndimage
+from scipy.spatial import cKDTree
 from torch import Tensor
 
 from synchuman.nn.sparse_tensor import CHILDREN, child_offsets
@@ -31,7 +32,7 @@ SDF_LIMIT, SDF_SCALE = 2.0, 63.5
 UNIT_SCALE = 127.0
 SHEET_RADIUS = 0.55  # cells; half the thickness a sheet gets
 REACH = SDF_LIMIT + SHEET_RADIUS
-COLOR_REACH = 1.6
+COLOR_LIFT, COLOR_REACH = 0.5, 1.6  # cells
 TANGENTIAL = 0.45  # cells to the side that the plane of a sample stands for the surface
 CLOSE = 0.5
 VALID_OFFSET = 0.9
@@ -118,13 +119,13 @@ def shape_targets(shape: Shape, occupancy: np.ndarray, paint: Paint) -> dict[str
     stored = np.rint(grid[at[..., 0], at[..., 1], at[..., 2]] * SDF_SCALE).astype(np.int8)
     normal, offset, valid = cell_planes(stored / np.float32(SDF_SCALE))
 
-    cells = (2 * voxels[:, None] + child_offsets().numpy()).reshape(-1, 3)[valid.ravel()]
-    wanted = np.zeros((CELLS,) * 3, bool)
-    wanted[tuple(cells.T)] = True
-    _, nearest = nearest_samples(samples, np.arange(len(samples)), wanted, 0.5, COLOR_REACH)
-    rows = nearest[tuple(cells.T)]
-    valid[valid] = rows >= 0
-    rows = rows[rows >= 0]
+    # Looked up from a little outside, so that a layer just below the surface is never nearer.
+    centres = (2 * voxels[:, None] + child_offsets().numpy())[valid] + np.float32(0.5)
+    seen_from = centres + (offset[valid] + COLOR_LIFT)[:, None] * normal[valid]
+    tree = cKDTree(samples.points, balanced_tree=False, compact_nodes=False)
+    _, rows = tree.query(seen_from, distance_upper_bound=COLOR_REACH)
+    valid[valid] = rows < len(samples)
+    rows = rows[rows < len(samples)]
     color = np.zeros((len(voxels), CHILDREN, 3), np.uint8)
     if len(rows):
         color[valid] = paint(samples.faces[rows], samples.weights[rows], normal[valid])
@@ -175,7 +176,9 @@ def signed_distance(samples: Samples, flooded: np.ndarray, dry: np.ndarray, want
     # Right at the surface its plane decides: a cell that it only grazes may count as untouched.
     decided = (outside | inside).ravel()[at] & (point > CLOSE)
     sign = np.where(np.where(decided, inside.ravel()[at], plane < 0), -1, 1)
-    distance.ravel()[at] = sign * point
+    # Flooded and yet right behind a surface seen from one side: a sheet's end, as thick as the rest of it.
+    behind = outside.ravel()[at] & (plane < 0) & (point <= -plane + 1e-4)
+    distance.ravel()[at] = np.where(behind, np.abs(point - SHEET_RADIUS) - SHEET_RADIUS, sign * point)
     at = np.flatnonzero(wanted & (sheet >= 0))
     _, point = _distances(samples, sheet.ravel()[at], at)
     # Touched vertices with nothing but a sheet around them are its middle, not the inside of something.
