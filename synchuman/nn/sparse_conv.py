@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -63,15 +65,55 @@ def _gather_multiply(padded: Tensor, rows: Tensor, weight: Tensor, bias: Tensor)
     Returns:
         [m, out].
     """
-    count = max((GPU_VALUES if padded.is_cuda else CPU_VALUES) // weight.shape[1], 1)
-    chunks = rows.split(count)
+    chunks = rows.split(_chunk_length(weight.shape[1], padded))
     if torch.is_grad_enabled():
         return torch.cat([F.linear(F.embedding(some, padded).flatten(1), weight, bias) for some in chunks])
     # Results kept between the gathered chunks would leave holes that no next chunk fits in.
     result = padded.new_empty(len(rows), len(weight))
-    for some, part in zip(chunks, result.split(count), strict=True):
+    for some, part in zip(chunks, result.split(len(chunks[0])), strict=True):
         torch.addmm(bias, F.embedding(some, padded).flatten(1), weight.T, out=part)
     return result
+
+
+def _chunk_length(values: int, like: Tensor) -> int:
+    """Rows of so many gathered values that are multiplied at a time."""
+    return max((GPU_VALUES if like.is_cuda else CPU_VALUES) // values, 1)
+
+
+class _Convolution(torch.autograd.Function):
+    """The convolution with a backward pass that gathers too: no scattered sums, nothing gathered is kept.
+
+    A voxel is its neighbour's neighbour at the mirrored offset, so the gradient of the features is itself a
+    submanifold convolution, with the kernel mirrored and transposed.
+    """
+
+    @staticmethod
+    @torch.amp.custom_fwd(device_type="cuda")
+    def forward(ctx: Any, feats: Tensor, rows: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """Convolve feats [n, in] over rows [n, 27] with weight [out, 27, in] and bias [out]."""
+        if torch.is_autocast_enabled(feats.device.type):
+            dtype = torch.get_autocast_dtype(feats.device.type)
+            feats, weight, bias = feats.to(dtype), weight.to(dtype), bias.to(dtype)
+        ctx.save_for_backward(feats, rows, weight)
+        with torch.no_grad():
+            return _gather_multiply(F.pad(feats, (0, 0, 0, 1)), rows, weight.flatten(1), bias)
+
+    @staticmethod
+    @torch.amp.custom_bwd(device_type="cuda")
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """Return the gradients of feats, weight and bias."""
+        feats, rows, weight = ctx.saved_tensors
+        grad = grad.to(feats.dtype)
+        mirrored = weight.flip(1).permute(2, 1, 0).flatten(1)  # [in, 27 out]
+        none = grad.new_zeros(feats.shape[1])
+        of_feats = _gather_multiply(F.pad(grad, (0, 0, 0, 1)), rows, mirrored, none)
+        padded = F.pad(feats, (0, 0, 0, 1))
+        count = _chunk_length(weight[0].numel(), feats)
+        of_weight = torch.zeros(len(weight), weight[0].numel(), dtype=torch.float32, device=grad.device)
+        for some, part in zip(rows.split(count), grad.split(count), strict=True):
+            of_weight += (part.T @ F.embedding(some, padded).flatten(1)).float()
+        of_bias = grad.float().sum(0)
+        return of_feats, None, of_weight.view(weight.shape), of_bias
 
 
 class SparseConv3d(nn.Module):
@@ -88,10 +130,8 @@ class SparseConv3d(nn.Module):
 
     def forward(self, x: SparseTensor) -> SparseTensor:
         """Convolve [n, in channels] to [n, out channels]."""
-        padded = F.pad(x.feats, (0, 0, 0, 1))
-        return x.with_feats(
-            _gather_multiply(padded, find_neighbours(x.voxels), self.weight.flatten(1), self.bias)
-        )
+        rows, weight = find_neighbours(x.voxels), self.weight.flatten(1, 3)
+        return x.with_feats(_Convolution.apply(x.feats, rows, weight, self.bias))
 
     def subdivided(self, x: SparseTensor) -> SparseTensor:
         """Convolve the subdivision of x, without building it.

@@ -23,7 +23,7 @@ MEASURED_PEOPLE = 128  # whose latents give the normalisation
 CHUNK = 8
 
 
-def encoder_input(targets: Mapping[str, Tensor]) -> Tensor:
+def voxel_inputs(targets: Mapping[str, Tensor]) -> Tensor:
     """Return what the encoder sees of voxels: the stored targets [n, ...] as [n, INPUTS] in about [-1, 1]."""
     valid = targets["cell_valid"].float()[..., None]
     cells = torch.cat(
@@ -85,7 +85,7 @@ class SlatEncoder(nn.Module):
         self.out = nn.Linear(width, 2 * latent)
 
     def forward(self, inputs: Tensor, voxels: Voxels) -> tuple[Tensor, Tensor]:
-        """Map `encoder_input` [n, INPUTS] to mean and log variance [n, latent] float32."""
+        """Map `voxel_inputs` [n, INPUTS] to mean and log variance [n, latent] float32."""
         feats = self.stem(inputs) + position_embedding(voxels.coords[:, 1:], self.width)
         h = SparseTensor(feats, voxels)
         for block in self.blocks:
@@ -97,7 +97,7 @@ class SlatEncoder(nn.Module):
     def encode(self, targets: Mapping[str, Tensor], voxels: Voxels) -> Tensor:
         """Return the mean latents [n, latent] in full precision, whatever autocast is on."""
         with torch.autocast(voxels.coords.device.type, enabled=False):
-            mean, _ = self(encoder_input(targets), voxels)
+            mean, _ = self(voxel_inputs(targets), voxels)
         return mean
 
 

@@ -21,7 +21,7 @@ from synchuman.stage2.variants import MINI
 from synchuman.training.command import Leg, run_leg
 from synchuman.training.image_tokens import ImageTokens
 from synchuman.training.loop import load_average, train
-from synchuman.training.slat_encoder import SlatEncoder, encoder_input, measure_normalisation
+from synchuman.training.slat_encoder import SlatEncoder, voxel_inputs, measure_normalisation
 from synchuman.training.structure_encoder import sample_latent
 from synchuman.training.surface_data import SurfacePeople
 from synchuman.training.surface_losses import surface_losses
@@ -74,7 +74,7 @@ def slat_autoencoder_loss(
     both = torch.cat([batch["colors"], batch["normals"]], dim=1)
     colors, normals = blur_some(both, soft_size, SOFT_SHARE, generator).chunk(2, dim=1)
     views = true_view_tokens(images, colors, normals, config.views)
-    mean, log_variance = module.encoder(encoder_input(batch), voxels)
+    mean, log_variance = module.encoder(voxel_inputs(batch), voxels)
     slat = SparseTensor(sample_latent(mean, log_variance, generator), voxels)
     decoded = module.decoder(slat, views)
     terms = surface_losses(decoded.feats, voxels, batch, config.mesh_decoder.resolution)
