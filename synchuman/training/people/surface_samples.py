@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numba
 import numpy as np
@@ -10,6 +10,7 @@ import numpy as np
 SPACING = 0.3
 TOUCH_STEP = 0.4
 PLUS, MINUS = 1, 2
+FOLD_STEP, FOLD_STEPS = 0.5, 6
 # A layer hidden below another by less than this counts as seen.
 SLACK = 0.25
 
@@ -34,6 +35,17 @@ class Samples:
 
     def __len__(self) -> int:
         return len(self.points)
+
+    def with_folds(self, flooded: np.ndarray, solid: np.ndarray) -> Samples:
+        """Make sheets also of samples that hide a narrow fold, not something solid.
+
+        Args:
+            flooded: bool [n, n, n], what is outside.
+            solid: bool [n, n, n], cells inside something or on the skin.
+        """
+        sheet = self.sheet.copy()
+        _look_behind(self.points, self.normals, flooded, solid, sheet)
+        return replace(self, sheet=sheet)
 
     def turned(self, sides: np.ndarray) -> Samples:
         """Keep the samples that are seen, their normals turned to the side they are seen from.
@@ -190,3 +202,19 @@ def _see(points, normals, flooded, distance, reach, sides):  # pragma: no cover
                     if beside <= 0.81 and beside <= 1.44 * up * up and up <= distance[x, y, z] + SLACK:
                         seen |= PLUS if height > 0 else MINUS
         sides[row] = seen
+
+
+@numba.njit(cache=True, nogil=True)
+def _look_behind(points, normals, flooded, solid, sheet):  # pragma: no cover
+    last = flooded.shape[0] - 1
+    for row in range(len(points)):
+        for step in range(FOLD_STEPS + 1):
+            if sheet[row]:
+                break
+            back = step * FOLD_STEP
+            x = min(max(int(points[row, 0] - back * normals[row, 0]), 0), last)
+            y = min(max(int(points[row, 1] - back * normals[row, 1]), 0), last)
+            z = min(max(int(points[row, 2] - back * normals[row, 2]), 0), last)
+            if solid[x, y, z]:
+                break
+            sheet[row] = step > 0 and flooded[x, y, z]

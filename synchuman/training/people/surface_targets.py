@@ -110,10 +110,10 @@ def shape_targets(shape: Shape, occupancy: np.ndarray, paint: Paint) -> dict[str
     """
     grown = ndimage.binary_dilation(occupancy)
     voxels = np.argwhere(grown)
-    touched = touched_cells(shape.points, np.concatenate([shape.triangles, shape.barrier]), CELLS)
-    flooded, dry = flood(touched)
+    skin = touched_cells(shape.points, shape.barrier, CELLS)
+    flooded, dry = flood(touched_cells(shape.points, shape.triangles, CELLS) | skin)
     samples = sample_surface(shape.points, shape.triangles)
-    samples = samples.turned(flooded_sides(samples, flooded))
+    samples = samples.turned(flooded_sides(samples, flooded)).with_folds(flooded, dry | skin)
     grid = signed_distance(samples, flooded, dry, vertex_mask(voxels))
     at = 2 * voxels[:, None] + CORNERS
     stored = np.rint(grid[at[..., 0], at[..., 1], at[..., 2]] * SDF_SCALE).astype(np.int8)
