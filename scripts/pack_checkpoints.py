@@ -1,7 +1,7 @@
 """Carry checkpoints between machines: averaged weights as float16 and logs, in one tar cut into pieces.
 
-    python3 scripts/pack_checkpoints.py checkpoints DIR     # writes DIR/mini.tar.00, .01, ...
-    cat DIR/mini.tar.* | tar x -C checkpoints               # puts them back
+    python3 scripts/pack_checkpoints.py checkpoints DIR [LEG ...]    # writes DIR/mini.tar.00, .01, ...
+    cat DIR/mini.tar.* | tar x -C checkpoints                        # puts them back
 
 A leg goes on from them with `weights.safetensors` missing: it starts from the average and warms up again.
 """
@@ -19,18 +19,20 @@ from safetensors.torch import load_file, save
 PIECE = 15 << 20  # bytes
 
 
-def pack(checkpoints: Path, out: Path) -> list[Path]:
-    """Write the pieces; returns their paths."""
+def pack(checkpoints: Path, out: Path, legs: list[str]) -> list[Path]:
+    """Write the pieces of the named legs, or of all; returns their paths."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:
         for average in sorted(checkpoints.glob("*/average.safetensors")):
+            if legs and average.parent.name not in legs:
+                continue
             halves = {k: v.to(torch.float16) for k, v in load_file(average).items()}
             data = save(halves)
             info = tarfile.TarInfo(f"{average.parent.name}/average.safetensors")
             info.size = len(data)
             tar.addfile(info, io.BytesIO(data))
-            for name in ("state.json", "log.jsonl"):
-                tar.add(average.parent / name, f"{average.parent.name}/{name}")
+            for beside in (*average.parent.glob("*.json"), *average.parent.glob("*.jsonl")):
+                tar.add(beside, f"{average.parent.name}/{beside.name}")
         if (checkpoints / "logs").is_dir():
             tar.add(checkpoints / "logs", "logs")
     out.mkdir(parents=True, exist_ok=True)
@@ -44,5 +46,5 @@ def pack(checkpoints: Path, out: Path) -> list[Path]:
 
 
 if __name__ == "__main__":
-    for piece in pack(Path(sys.argv[1]), Path(sys.argv[2])):
+    for piece in pack(Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3:]):
         sys.stdout.write(f"{piece} {piece.stat().st_size}\n")

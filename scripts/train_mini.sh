@@ -3,7 +3,7 @@
 #
 #   scripts/train_mini.sh first 10    # ten minutes: autoencoders, image encoder, start of both stages' flows
 #   scripts/train_mini.sh more 10     # as often as wanted: on from there, with all people made by then
-#   scripts/train_mini.sh pack DIR    # averaged weights of all legs as float16, in pieces of 15 MiB
+#   scripts/train_mini.sh pack DIR [LEG ...]    # averaged weights as float16, in pieces of 15 MiB
 #
 # Minutes are those of the whole call. The environment can set WORKERS, PEOPLE, SURFACE (people with Stage 2 targets),
 # FIRST_SHARDS (of 32 people, before training starts), PART_MINUTES (of each autoencoder and the encoder), HORIZON
@@ -45,14 +45,15 @@ first)
   structure=$!
   leg 0 train_image_autoencoder --batch 16 --minutes $part --learning-rate 5e-4 &
   images=$!
-  wait_for_people $((3 * first))
-  leg $stage2_gpu train_image_encoder --batch 48 --minutes $part --learning-rate 5e-4 &
+  half=$(python3 -c "print($part / 2)")
+  encode() { leg $stage2_gpu train_image_encoder --batch 48 --minutes "$half" --horizon "$part" --learning-rate 5e-4; }
+  { encode && encode; } & # the second half knows twice as many people
   encoder=$!
   wait $structure && wait $images && wait $encoder
   # Encodes what the generator makes, so that the next call need not.
   setsid nohup bash -c "while sleep 15; do CUDA_VISIBLE_DEVICES=$stage2_gpu python3 -m synchuman.training.latents \
     --people $data --out $out; done" >$out/logs/latents.txt 2>&1 </dev/null &
-  leg $stage2_gpu train_slat_autoencoder --minutes "$(left 0.4)" --limit "$surface" &
+  leg $stage2_gpu train_slat_autoencoder --minutes "$(left 0.4)" --limit "$surface" --learning-rate 5e-4 &
   slat=$!
   leg 0 train_joint --batch $batch --learning-rate 5e-4 --horizon "$horizon" --minutes "$(left 0.4)" &
   joint=$!
@@ -62,7 +63,7 @@ more)
   minutes=${2:?minutes}
   share=${SLAT_MINUTES:-2}
   {
-    leg $stage2_gpu train_slat_autoencoder --minutes "$share" --limit "$surface" &&
+    leg $stage2_gpu train_slat_autoencoder --minutes "$share" --limit "$surface" --learning-rate 2e-4 &&
       leg $stage2_gpu train_slat_flow --minutes "$(left 0.4)" --limit "$surface" --learning-rate 5e-4
   } &
   slat=$!
@@ -71,7 +72,7 @@ more)
   wait $slat && wait $joint
   ;;
 pack)
-  python3 scripts/pack_checkpoints.py $out "${2:?folder}"
+  python3 scripts/pack_checkpoints.py $out "${2:?folder}" "${@:3}"
   ;;
 *)
   echo "first, more or pack, not $phase" >&2

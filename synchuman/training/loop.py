@@ -96,7 +96,6 @@ def train(
     folder.mkdir(parents=True, exist_ok=True)
     module.to(device).train()
     torch.set_float32_matmul_precision("high")
-    torch.backends.cudnn.benchmark = True
     # It plans anew for every shape, and sparse batches have new shapes at every step.
     torch.backends.cuda.enable_cudnn_sdp(False)
     trained = list(_trained(module).values())
