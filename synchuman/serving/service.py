@@ -75,6 +75,7 @@ class Service:
         self.metrics = Metrics(self)
         self.news = threading.Condition()
         self.closing = threading.Event()
+        self._closed = False
         self._live: dict[str, Live] = {}
         self._guard = threading.Lock()
         self._estimator = Estimator(self.store.latest_done(LEARN_FROM))
@@ -100,10 +101,14 @@ class Service:
 
     def close(self, patience: float = 20.0) -> None:
         """Stop working, and close the store."""
+        if self._closed:
+            return
+        self._closed = True
         self.begin_shutdown()
         self.janitor.join(patience)
         for worker in self.workers:
-            worker.join(patience)
+            if worker.is_alive():
+                worker.join(patience)
             worker.engine.close()
         with self._guard:
             lives, self._live = list(self._live.values()), {}
