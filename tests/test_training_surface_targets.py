@@ -129,6 +129,19 @@ def test_open_sheet_gets_a_closed_surface_around_it():
     assert np.abs(radius * CELLS - 0.2 * CELLS).max() < 0.85
 
 
+def test_narrow_pleats_have_no_holes():
+    # Pleats 3.5 cells apart: the flood does not get into them, and sees each side of a pleat once.
+    x, z = np.meshgrid(np.linspace(-0.2, 0.2, 800), np.linspace(-0.2, 0.2, 60), indexing="ij")
+    y = 1.2 / CELLS * np.sin(2 * np.pi * x * CELLS / 3.5)
+    vertices = np.stack([x, y, z], axis=-1).reshape(-1, 3)
+    result = targets(vertices, grid_triangles(800, 60))
+    at, value = sdf_vertices(result), result["sdf"] / 63.5
+    inner = (np.abs(at[..., 0]) < 0.19 * CELLS) & (np.abs(at[..., 2]) < 0.19 * CELLS)
+    above = np.abs(at[..., 1] - 1.2 * np.sin(2 * np.pi * at[..., 0] / 3.5))
+    assert (value[inner & (above < 0.4)] < 0).all()
+    assert (value[inner & (np.abs(at[..., 1]) >= 2)] > 0).all()
+
+
 def test_barrier_keeps_the_flood_out():
     vertices, triangles = sphere(0.3)
     open_top = triangles[vertices[triangles].mean(1)[:, 2] < 0.25]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numba
 import numpy as np
@@ -36,27 +36,23 @@ class Samples:
     def __len__(self) -> int:
         return len(self.points)
 
-    def with_folds(self, flooded: np.ndarray, solid: np.ndarray) -> Samples:
-        """Make sheets also of samples that hide a narrow fold, not something solid.
-
-        Args:
-            flooded: bool [n, n, n], what is outside.
-            solid: bool [n, n, n], cells inside something or on the skin.
-        """
-        sheet = self.sheet.copy()
-        _look_behind(self.points, self.normals, flooded, solid, sheet)
-        return replace(self, sheet=sheet)
-
-    def turned(self, sides: np.ndarray) -> Samples:
+    def seen(self, sides: np.ndarray, flooded: np.ndarray, solid: np.ndarray) -> Samples:
         """Keep the samples that are seen, their normals turned to the side they are seen from.
+
+        Sheets are those seen from both sides or from behind, and those that hide a narrow fold.
 
         Args:
             sides: [N] uint8 of `flooded_sides`.
+            flooded: bool [n, n, n], what is outside.
+            solid: bool [n, n, n], cells inside something or on the skin.
         """
         rows = np.flatnonzero(sides)
+        points = self.points[rows]
         normals = np.where((sides[rows] == MINUS)[:, None], -self.normals[rows], self.normals[rows])
-        sheet = sides[rows] == PLUS | MINUS
-        return Samples(self.points[rows], normals, self.faces[rows], self.weights[rows], sheet)
+        on_solid = solid[tuple(points.astype(int).clip(0, len(solid) - 1).T)]
+        sheet = (sides[rows] == PLUS | MINUS) | ((sides[rows] == MINUS) & ~on_solid)
+        _look_behind(points, normals, flooded, solid, sheet)
+        return Samples(points, normals, self.faces[rows], self.weights[rows], sheet)
 
 
 def sample_surface(points: np.ndarray, triangles: np.ndarray, spacing: float = SPACING) -> Samples:

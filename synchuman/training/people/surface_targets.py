@@ -113,7 +113,7 @@ def shape_targets(shape: Shape, occupancy: np.ndarray, paint: Paint) -> dict[str
     skin = touched_cells(shape.points, shape.barrier, CELLS)
     flooded, dry = flood(touched_cells(shape.points, shape.triangles, CELLS) | skin)
     samples = sample_surface(shape.points, shape.triangles)
-    samples = samples.turned(flooded_sides(samples, flooded)).with_folds(flooded, dry | skin)
+    samples = samples.seen(flooded_sides(samples, flooded), flooded, dry | skin)
     grid = signed_distance(samples, flooded, dry, vertex_mask(voxels))
     at = 2 * voxels[:, None] + CORNERS
     stored = np.rint(grid[at[..., 0], at[..., 1], at[..., 2]] * SDF_SCALE).astype(np.int8)
