@@ -69,7 +69,7 @@ def trained(tmp_path_factory):
     (folder / "image-encoder").mkdir()
     weights = {f"encoder.{k}": v.contiguous() for k, v in encoder.state_dict().items()}
     save_file(weights, folder / "image-encoder" / "average.safetensors")
-    loop = LoopConfig(minutes=5, max_steps=120, learning_rate=4e-3, warmup=10, ema=0.9)
+    loop = LoopConfig(minutes=5, max_steps=60, learning_rate=8e-3, warmup=10, ema=0.9)
     leg = Leg(folder, folder, CPU, 2, None, loop)
     train_slat_autoencoder.run(leg, TINY, TinyStage1)
     return leg

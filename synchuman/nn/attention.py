@@ -10,18 +10,21 @@ from torch.nn import functional as F
 KeyValue = tuple[Tensor, Tensor]
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
     """Scaled dot-product attention (Vaswani et al. 2017, section 3.2.1) over token axis 1.
 
     Args:
         query: [batch, queries, heads, head width].
         key: [batch, tokens, heads, head width].
         value: Like `key`.
+        mask: [batch, tokens] bool, the tokens that are there; None: all of them.
 
     Returns:
         [batch, queries, heads * head width].
     """
-    mixed = F.scaled_dot_product_attention(query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2))
+    query, key, value = (x.transpose(1, 2) for x in (query, key, value))
+    used = None if mask is None else mask[:, None, None]
+    mixed = F.scaled_dot_product_attention(query, key, value, attn_mask=used)
     return mixed.transpose(1, 2).flatten(2)
 
 
@@ -85,10 +88,10 @@ class FusedSelfAttention(nn.Module):
         self.k_rms_norm = MultiHeadRMSNorm(heads, width // heads) if normalise else nn.Identity()
         self.to_out = nn.Linear(width, width)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Attend within each list of tokens; [batch, tokens, width] in and out."""
+    def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Attend within each list of tokens; [batch, tokens, width] in and out, mask as in `attend`."""
         query, key, value = self.to_qkv(x).unflatten(-1, (3, self.heads, -1)).unbind(2)
-        return self.to_out(attend(self.q_rms_norm(query), self.k_rms_norm(key), value))
+        return self.to_out(attend(self.q_rms_norm(query), self.k_rms_norm(key), value, mask))
 
 
 class FusedCrossAttention(nn.Module):

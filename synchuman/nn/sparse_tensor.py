@@ -162,7 +162,11 @@ class SparseTensor:
 
     def per_voxel(self, values: Tensor) -> Tensor:
         """Spread values of samples [1 or batch, ...] over their voxels, to broadcast with [n, ...]."""
-        return values if len(values) == 1 else values[self.voxels.coords[:, 0]]
+        if len(values) == 1:
+            return values
+        # Not an index of the samples: its gradient would be summed voxel by voxel.
+        spread = zip(values.unsqueeze(1), self.voxels.sizes, strict=True)
+        return torch.cat([row.expand(size, *row.shape[1:]) for row, size in spread])
 
 
 def downsample(x: SparseTensor) -> SparseTensor:

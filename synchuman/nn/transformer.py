@@ -47,18 +47,19 @@ class ModulatedBlock(nn.Module):
         """Project the condition [batch, tokens, context width] once for all steps."""
         return self.cross_attn.project(context)
 
-    def forward(self, x: Tensor, time: Tensor, context: KeyValue) -> Tensor:
+    def forward(self, x: Tensor, time: Tensor, context: KeyValue, mask: Tensor | None = None) -> Tensor:
         """Transform tokens.
 
         Args:
             x: [batch, tokens, width].
             time: [1 or batch, width] embedded time.
             context: What `project` returned.
+            mask: [batch, tokens] bool, the tokens that are there; None: all of them.
 
         Returns:
             [batch, tokens, width].
         """
         shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = self.modulation(time)[:, None].chunk(6, dim=-1)
-        x = x + gate * self.self_attn(self.norm1(x) * (1 + scale) + shift)
+        x = x + gate * self.self_attn(self.norm1(x) * (1 + scale) + shift, mask)
         x = x + self.cross_attn(self.norm2(x), context)
         return x + mlp_gate * self.mlp(self.norm3(x) * (1 + mlp_scale) + mlp_shift)

@@ -7,6 +7,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
 
 from synchuman.nn.attention import KeyValue
 from synchuman.nn.embeddings import TimestepEmbedder, position_embedding
@@ -114,13 +115,14 @@ class SlatFlow(nn.Module):
         return (index + 1) % self.config.io_blocks == 0
 
     def _transform(self, h: SparseTensor, time: Tensor, condition: tuple[KeyValue, ...]) -> Tensor:
-        """Run the transformer; samples have different numbers of tokens, so each goes by itself."""
+        """Run the transformer on lists of tokens, padded to the longest sample's."""
         embedded = position_embedding(h.voxels.coords[:, 1:], self.config.width).to(h.feats.dtype)
-        done = []
-        for sample, tokens in enumerate(h.with_feats(h.feats + embedded).samples()):
-            mine = slice(sample, sample + 1)
-            tokens, moment = tokens[None], time if len(time) == 1 else time[mine]
-            for block, (key, value) in zip(self.blocks, condition, strict=True):
-                tokens = block(tokens, moment, (key[mine], value[mine]))
-            done.append(tokens[0])
-        return torch.cat(done)
+        sizes = h.voxels.sizes
+        tokens = pad_sequence(h.with_feats(h.feats + embedded).samples(), batch_first=True)
+        mask = None
+        if min(sizes) < max(sizes):
+            length = torch.tensor(sizes, device=tokens.device)
+            mask = torch.arange(tokens.shape[1], device=tokens.device) < length[:, None]
+        for block, context in zip(self.blocks, condition, strict=True):
+            tokens = block(tokens, time, context, mask)
+        return torch.cat([sample[:size] for sample, size in zip(tokens, sizes, strict=True)])
