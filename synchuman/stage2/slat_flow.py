@@ -118,7 +118,7 @@ class SlatFlow(nn.Module):
         """Run the transformer on lists of tokens, padded to the longest sample's."""
         embedded = position_embedding(h.voxels.coords[:, 1:], self.config.width).to(h.feats.dtype)
         sizes = h.voxels.sizes
-        tokens = pad_sequence(h.with_feats(h.feats + embedded).samples(), batch_first=True)
+        tokens = pad_sequence(list(h.with_feats(h.feats + embedded).samples()), batch_first=True)
         mask = None
         if min(sizes) < max(sizes):
             length = torch.tensor(sizes, device=tokens.device)

@@ -21,7 +21,7 @@ from synchuman.stage2.variants import MINI
 from synchuman.training.command import Leg, run_leg
 from synchuman.training.image_tokens import ImageTokens
 from synchuman.training.loop import load_average, train
-from synchuman.training.slat_encoder import SlatEncoder, voxel_inputs, measure_normalisation
+from synchuman.training.slat_encoder import SlatEncoder, measure_normalisation, voxel_inputs
 from synchuman.training.structure_encoder import sample_latent
 from synchuman.training.surface_data import SurfacePeople
 from synchuman.training.surface_losses import surface_losses
