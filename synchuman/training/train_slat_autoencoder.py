@@ -6,7 +6,6 @@ python -m synchuman.training.train_slat_autoencoder --people training-data/peopl
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
 from functools import partial
 
 import torch
@@ -15,13 +14,13 @@ from torch import Tensor, nn
 from synchuman.nn.sparse_tensor import SparseTensor, Voxels
 from synchuman.stage1.config import Stage1Config
 from synchuman.stage1.variants import MINI as STAGE1
-from synchuman.stage2.config import SlatNormalisation, Stage2Config
+from synchuman.stage2.config import Stage2Config
 from synchuman.stage2.mesh_decoder import MeshDecoder
 from synchuman.stage2.variants import MINI
 from synchuman.training.command import Leg, run_leg
 from synchuman.training.image_tokens import ImageTokens
 from synchuman.training.loop import load_average, train
-from synchuman.training.slat_encoder import SlatEncoder, measure_normalisation, voxel_inputs
+from synchuman.training.slat_encoder import SlatEncoder, voxel_inputs
 from synchuman.training.structure_encoder import sample_latent
 from synchuman.training.surface_data import SurfacePeople
 from synchuman.training.surface_losses import surface_losses
@@ -91,16 +90,6 @@ def load_slat_autoencoder(leg: Leg, config: Stage2Config = MINI) -> SlatAutoenco
     module = SlatAutoencoder(config)
     load_average(module, leg.out / FOLDER)
     return module.eval()
-
-
-def measured_normalisation(leg: Leg, module: SlatAutoencoder, people: SurfacePeople) -> SlatNormalisation:
-    """Measure the latents of the trained encoder over people on the leg's device; moves the encoder there."""
-    return measure_normalisation(module.encoder.to(leg.device), people)
-
-
-def with_normalisation(config: Stage2Config, normalisation: SlatNormalisation) -> Stage2Config:
-    """Return a config with measured normalisation."""
-    return replace(config, normalisation=normalisation)
 
 
 def run(leg: Leg, config: Stage2Config = MINI, stage1: Stage1Config = STAGE1) -> None:
