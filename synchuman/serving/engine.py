@@ -15,13 +15,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from synchuman.serving.jobs import Failure, Job, State
+from synchuman.serving.jobs import Failure, Job, Kind, State
 
 LOGGER = logging.getLogger(__name__)
 
 POLL = 0.1  # seconds between two looks at the stop flag
 GRACE = 60.0  # seconds that a stopped run may take to its next step before its process is ended
 PACKAGE_ROOT = Path(__file__).resolve().parents[2]
+NO_STAGE2 = "These weights have no Stage 2; the model is made of Stage 1's views and structure."
 SECRET_PREFIX = "SYNCHUMAN_"  # of the environment; the process that opens photos needs none of it
 
 
@@ -208,5 +209,7 @@ def _done(job: Job, what: str, message: dict[str, Any]) -> Outcome:
     if what == "fallback":
         result = {"glb": message["glb"], "mode": "stage1_only", "fallback": message["reason"]}
         return Outcome(State.DONE, result)
-    mode = "stage1_only" if job.request.stage1_only else "full"
-    return Outcome(State.DONE, {"mode": mode, "fallback": None, **message})
+    wanted = "stage1_only" if job.request.stage1_only else "full"
+    sampled = "stage 2" in message["seconds"] or job.request.kind is Kind.RETEXTURE
+    mode = wanted if sampled else "stage1_only"
+    return Outcome(State.DONE, {"mode": mode, "fallback": None if mode == wanted else NO_STAGE2, **message})

@@ -147,13 +147,16 @@ class Server:
 
     def _run(self, request: JobRequest, folder: Path, stop: threading.Event) -> None:
         coarse: Path | None = None
+        done: Done | None = None
         try:
+            # To the very end: the run writes its record after its last event.
             for event in self._events(request, folder, stop):
+                if isinstance(event, Done):
+                    done = event
+                    continue
                 self._report(event, folder)
                 if isinstance(event, CoarseMeshReady):
                     coarse = event.path
-                if isinstance(event, Done):
-                    return
         except (Cancelled, PhotoError, RunFolderError):
             raise
         except Exception as error:
@@ -162,6 +165,16 @@ class Server:
                 raise
             LOGGER.error("Stage 2 failed; Stage 1's model is delivered instead", exc_info=error)
             self.tell("fallback", glb=_inside(coarse, folder), reason=message)
+            return
+        assert done is not None, "a run ends with Done or an error"
+        self.tell(
+            "done",
+            glb=_inside(done.glb, folder),
+            seconds=done.seconds,
+            faces=done.faces,
+            peak_memory=done.peak_memory,
+            warnings=list(done.warnings),
+        )
 
     def _events(self, request: JobRequest, folder: Path, stop: threading.Event) -> Iterator[Event]:
         settings = request.settings
@@ -180,15 +193,6 @@ class Server:
                 self.tell("views", final=event.final, files=_save_views(event, folder))
             case CoarseMeshReady():
                 self.tell("coarse", file=_inside(event.path, folder))
-            case Done():
-                self.tell(
-                    "done",
-                    glb=_inside(event.glb, folder),
-                    seconds=event.seconds,
-                    faces=event.faces,
-                    peak_memory=event.peak_memory,
-                    warnings=list(event.warnings),
-                )
 
 
 def explain(error: Exception) -> tuple[str, str]:

@@ -19,6 +19,7 @@ FORM_TYPES = ("multipart/form-data", "application/x-www-form-urlencoded")
 SAMPLING = frozenset(
     {"stage1_steps", "guidance", "stage2_steps", "stage2_guidance", "seed", "matting", "stage1_only"}
 )
+STAGE1_SETTINGS = frozenset({"stage1_steps", "guidance", "matting"})
 
 
 def _optional(name: str) -> tuple[Any, Any]:
@@ -43,8 +44,10 @@ class Waiting(BaseModel):
 class GenerateBase(Waiting):
     """Fields beside the settings."""
 
-    preset: Literal[tuple(PRESETS)] = Field(  # type: ignore[valid-type]
-        DEFAULT_PRESET, description="Settings to start from; the fields given change it."
+    preset: Literal[tuple(PRESETS)] | None = Field(  # type: ignore[valid-type]
+        None,
+        description=f"Settings to start from; the fields given change them. Default: {DEFAULT_PRESET}, and "
+        "with skip_stage1 those of `job`.",
     )
     stage1_only: bool = Field(False, description="Stop after Stage 1; quicker, with a coarser model.")
     graceful_fallback: bool = Field(
@@ -117,25 +120,23 @@ async def read(request: Request, form: Any, with_image: bool) -> tuple[Any, Uplo
         raise Invalid.of(error) from None
 
 
-def settings_of(form: Any) -> Settings:
-    """Return the settings that a generate form asks for.
+def settings_of(form: Any, before: Settings | None = None) -> Settings:
+    """Return the settings that a form asks for.
+
+    Args:
+        form: A generate or retexture form.
+        before: Settings of the job that it stands on; used when the form names no preset.
 
     Raises:
         Invalid: Values do not go together.
     """
-    changes = {name: getattr(form, name) for name in SETTINGS}
+    given = {name: getattr(form, name, None) for name in SETTINGS}
+    changes = {name: value for name, value in given.items() if value is not None}
+    chosen = getattr(form, "preset", None)
     try:
-        return preset(form.preset, **{name: value for name, value in changes.items() if value is not None})
-    except ValidationError as error:
-        raise Invalid.of(error) from None
-
-
-def changed_settings(before: Settings, form: Any) -> Settings:
-    """Return a job's settings with those changed that a retexture form names."""
-    changes = {name: getattr(form, name) for name in RETEXTURE_SETTINGS}
-    changes = {name: value for name, value in changes.items() if value is not None}
-    try:
-        return Settings(**{**before.model_dump(), **changes})
+        if before is not None and chosen is None:
+            return Settings(**{**before.model_dump(), **changes})
+        return preset(chosen or DEFAULT_PRESET, **changes)
     except ValidationError as error:
         raise Invalid.of(error) from None
 
@@ -149,6 +150,8 @@ def check_together(form: Any, image: UploadFile | None) -> None:
             problems.append((sources[0], "With skip_stage1 there is no photo: the views of `job` are used."))
         if form.job is None:
             problems.append(("job", "skip_stage1 needs the id of a job whose views are used."))
+        for name in STAGE1_SETTINGS & form.model_fields_set:
+            problems.append((name, "With skip_stage1 it has no effect: Stage 1 is not run again."))
         if form.stage1_only:
             problems.append(("stage1_only", "It contradicts skip_stage1: nothing would be left to do."))
     else:

@@ -96,16 +96,17 @@ async def generate(
     form, image = await forms.read(request, forms.GenerateForm, with_image=True)
     forms.check_together(form, image)
     webhook = await _webhook(intake, service, identity, form.webhook_url)
+    parent: Job | None = None
+    if form.job is not None:
+        parent = identity.require(await to_thread.run_sync(service.get, form.job))
     wanted = JobRequest(
         kind=Kind.RESUME if form.skip_stage1 else Kind.GENERATE,
-        settings=forms.settings_of(form),
+        settings=forms.settings_of(form, None if parent is None else parent.request.settings),
         stage1_only=form.stage1_only,
         graceful_fallback=form.graceful_fallback,
         person=None if form.person is None else form.person - 1,
         parent=form.job,
     )
-    if wanted.parent is not None:
-        identity.require(await to_thread.run_sync(service.get, wanted.parent))
     photo = await _photo(intake, service, form, image)
     return await _start(request, service, identity, wanted, photo, form, webhook, idempotency_key)
 
@@ -128,8 +129,8 @@ async def retexture(
     form, _ = await forms.read(request, forms.RetextureForm, with_image=False)
     wanted = JobRequest(
         kind=Kind.RETEXTURE,
-        settings=forms.changed_settings(job.request.settings, form),
-        stage1_only=job.request.stage1_only,
+        settings=forms.settings_of(form, job.request.settings),
+        stage1_only=job.result.get("mode") == "stage1_only",
         parent=job.id,
     )
     return await _start(request, service, identity, wanted, None, form, None, idempotency_key)

@@ -1,0 +1,250 @@
+"""Jobs through a real server: from photo to files, turns, cancelling, repeated requests, clients that leave."""
+
+from __future__ import annotations
+
+import io
+import socket
+import threading
+import time
+import zipfile
+from collections.abc import Iterator
+
+import pytest
+import trimesh
+from conftest import draw_person
+from PIL import Image
+from service_server import QUICK, Server, person, serving
+
+SECRET_PLACE = b"48 deg 51 min"
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with serving(tmp_path_factory.mktemp("jobs") / "data", "--max-queue", "6") as server:
+        yield server.ready()
+
+
+@pytest.fixture(autouse=True)
+def empty_queue(server: Server) -> Iterator[None]:
+    yield
+    for job in server.client.get("/jobs").json()["jobs"]:
+        if job["state"] in ("queued", "running"):
+            server.client.delete(f"/jobs/{job['id']}")
+    server.until(lambda: all(j["state"] != "running" for j in server.client.get("/jobs").json()["jobs"]))
+
+
+@pytest.fixture(scope="module")
+def done(server: Server) -> dict:
+    """A finished job, made from a photo with EXIF."""
+    exif = Image.Exif()
+    exif[0x010E] = SECRET_PLACE.decode()
+    exif[0x0112] = 6  # lying on its side
+    buffer = io.BytesIO()
+    Image.fromarray(draw_person(320)).rotate(90, expand=True).save(buffer, "PNG", exif=exif)
+    assert SECRET_PLACE in buffer.getvalue()
+    return server.end(server.submit(image=buffer.getvalue(), seed=5)["id"])
+
+
+def test_photo_to_model_and_nothing_of_the_camera_is_kept(server: Server, done: dict) -> None:
+    assert done["state"] == "done" and done["success"] and done["mode"] in ("full", "stage1_only")
+    assert (done["mode"] == "full") == ("stage 2" in done["seconds"]) == (done["fallback"] is None)
+    assert done["settings"]["seed"] == 5 and done["seconds"]["texture"] > 0 and done["duration"] > 1
+    model = server.client.get(done["outputs"]["glb"])
+    assert model.headers["content-type"] == "model/gltf-binary"
+    assert model.headers["content-disposition"].startswith("attachment")
+    assert len(trimesh.load(io.BytesIO(model.content), "glb", force="mesh").faces) == done["faces"]
+    folder = server.data / "jobs" / done["id"]
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) == done["bytes"]
+    assert not [path for path in files if SECRET_PLACE in path.read_bytes() or path.name == "photo.png"]
+    height, width = Image.open(folder / "OneStage" / "input.png").size[::-1]
+    assert height > width
+
+
+def test_files_are_listed_and_fetched_whole(server: Server, done: dict) -> None:
+    files = server.client.get(done["links"]["files"]).json()["files"]
+    names = {file["name"] for file in files}
+    assert {"SecondStage/output.glb", "OneStage/color_4.png", "run.json", "previews/colors_face.png"} <= names
+    for file in files:
+        assert len(server.client.get(file["url"]).content) == file["bytes"]
+    archive = server.client.get(done["outputs"]["archive"]).content
+    assert set(zipfile.ZipFile(io.BytesIO(archive)).namelist()) == names
+    server.until(lambda: not list((server.data / "tmp").iterdir()))
+    record = server.client.get(f"{done['links']['files']}/run.json").json()
+    assert record["status"] == "done" and record["settings"]["seed"] == 5
+
+
+def test_events_tell_the_whole_story(server: Server) -> None:
+    job = server.submit()
+    events = list(server.events(job["id"]))
+    names = [name for name, _ in events]
+    assert list(dict.fromkeys(names)) == [
+        "queued",
+        "running",
+        "progress",
+        "cutout",
+        "views",
+        "coarse",
+        "done",
+    ]
+    stages = dict.fromkeys(data["stage"] for name, data in events if name == "progress")
+    assert list(stages)[-4:] == ["stage 1", "surface", "atlas", "texture"]
+    views = [data for name, data in events if name == "views"][-1]
+    assert views["final"] and len(views["colors"]) == len(views["normals"]) == 5
+    front = Image.open(io.BytesIO(server.client.get(views["colors"][0]).content))
+    assert front.size == (96, 96)
+    assert events[-1][1] == server.job(job["id"])
+    # Who comes late gets the end at once.
+    assert list(server.events(job["id"])) == [events[-1]]
+
+
+def test_a_synchronous_call_answers_with_the_archive(server: Server) -> None:
+    answer = server.client.post(
+        "/generate", data={**QUICK, "download": "true"}, files={"image": person()}, timeout=60
+    )
+    assert answer.status_code == 200, answer.text
+    assert "SecondStage/output.glb" in zipfile.ZipFile(io.BytesIO(answer.content)).namelist()
+    assert server.job(answer.headers["x-job-id"])["state"] == "done"
+
+
+def test_retexture_and_resume_sample_nothing_again(server: Server, done: dict) -> None:
+    first = server.client.post(f"/jobs/{done['id']}/retexture", data={"faces": 1500, "wait": "false"})
+    assert first.status_code == 202, first.text
+    fields = {"skip_stage1": "true", "job": done["id"], "faces": "1200", "wait": "false"}
+    second = server.client.post("/generate", data=fields).json()
+    for started, faces in ((first.json(), 1500), (second, 1200)):
+        job = server.end(started["id"])
+        assert job["state"] == "done" and job["parent"] == done["id"] and "stage 1" not in job["seconds"]
+        assert (
+            job["settings"]["faces"] == faces and 0 < job["faces"] <= faces and job["settings"]["seed"] == 5
+        )
+        # The parent's views are this job's views.
+        for name in ("OneStage/color_0.png", "OneStage/input.png"):
+            mine, theirs = (
+                server.client.get(f"/jobs/{i}/files/{name}").content for i in (job["id"], done["id"])
+            )
+            assert mine == theirs
+    assert server.client.get(done["outputs"]["glb"]).status_code == 200
+    for path, data in ((f"/jobs/{done['id']}/retexture", {}), ("/generate", fields)):
+        wrong = server.client.post(path, data={**data, "guidance": "2"})
+        assert wrong.status_code == 422 and wrong.json()["errors"][0]["field"] == "guidance"
+
+
+@pytest.mark.parametrize("stage", ["stage 1", "surface", "texture"])
+def test_cancel_takes_effect_in_every_stage(server: Server, stage: str) -> None:
+    job = server.submit(stage1_steps=60 if stage == "stage 1" else 2)
+    server.until_event(job["id"], "progress", stage)
+    answer = server.client.post(f"/jobs/{job['id']}/cancel")
+    assert answer.status_code == 202 and answer.json()["cancelling"]
+    ended = server.end(job["id"], 10)
+    assert ended["state"] == "cancelled" and ended["outputs"] == {}
+    assert not (server.data / "jobs" / job["id"]).exists()
+    assert server.client.post(f"/jobs/{job['id']}/cancel").status_code == 409
+
+
+def test_a_waiting_job_is_cancelled_at_once_and_deleted(server: Server) -> None:
+    running, waiting = server.submit(stage1_steps=60), server.submit()
+    server.until_event(running["id"], "running")
+    assert server.job(waiting["id"])["position"] == 1
+    assert server.client.post(f"/jobs/{waiting['id']}/cancel").json()["state"] == "cancelled"
+    assert server.client.delete(f"/jobs/{waiting['id']}").status_code == 204
+    assert server.client.get(f"/jobs/{waiting['id']}").status_code == 404
+    # A running one goes when it has stopped, and is gone for its user at once.
+    assert server.client.delete(f"/jobs/{running['id']}").status_code == 202
+    assert server.client.get(f"/jobs/{running['id']}").status_code == 404
+    server.until(lambda: not (server.data / "jobs" / running["id"]).exists())
+
+
+def test_health_answers_during_a_run_and_the_queue_has_an_end(server: Server, done: dict) -> None:
+    jobs = [server.submit(stage1_steps=60)]
+    server.until_event(jobs[0]["id"], "running")
+    jobs += [server.submit() for _ in range(6)]
+    refused = server.submit(expect=429)
+    assert refused["code"] == "queue_full"
+    ready = server.client.get("/ready")
+    assert ready.status_code == 503 and not ready.json()["checks"]["queue"]["ok"]
+    times = []
+    for _ in range(40):
+        began = time.perf_counter()
+        assert server.client.get("/health").json() == {"status": "ok"}
+        times.append(time.perf_counter() - began)
+    assert sorted(times)[-2] < 0.1
+    waiting = [server.job(job["id"]) for job in jobs[1:]]
+    assert [job["position"] for job in waiting] == [1, 2, 3, 4, 5, 6]
+    etas = [job["eta"] for job in waiting]
+    assert etas == sorted(etas) and etas[0] > 1
+
+
+def test_the_same_request_with_the_same_key_is_one_job(server: Server) -> None:
+    server.submit(stage1_steps=60)
+    key = {"Idempotency-Key": "order-7"}
+    jobs: list[dict] = []
+    threads = [
+        threading.Thread(target=lambda: jobs.append(server.submit(headers=key, seed=3))) for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len({job["id"] for job in jobs}) == 1 and len(jobs) == 4
+    assert server.submit(expect=422, headers=key, seed=4)["code"] == "idempotency_key_reused"
+
+
+def test_a_client_that_leaves_stops_its_run(server: Server) -> None:
+    boundary = b"edge"
+    body = b"".join(
+        b'--edge\r\nContent-Disposition: form-data; name="%s"\r\n\r\n%s\r\n'
+        % (name.encode(), str(value).encode())
+        for name, value in {**QUICK, "stage1_steps": 90}.items()
+    )
+    body += b'--edge\r\nContent-Disposition: form-data; name="image"; filename="p"\r\n\r\n' + person()
+    body += b"\r\n--edge--\r\n"
+    before = {job["id"] for job in server.client.get("/jobs").json()["jobs"]}
+    host, port = server.address.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port))) as connection:
+        connection.sendall(
+            b"POST /generate HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary=%s\r\n"
+            b"Content-Length: %d\r\n\r\n%s" % (boundary, len(body), body)
+        )
+        new = server.until(
+            lambda: [
+                job
+                for job in server.client.get("/jobs").json()["jobs"]
+                if job["id"] not in before and job["state"] == "running"
+            ]
+        )
+    assert server.end(new[0]["id"], 15)["state"] == "cancelled"
+
+
+def test_jobs_are_listed_in_pages(server: Server, done: dict) -> None:
+    everything = server.client.get("/jobs?limit=200").json()
+    assert everything["next"] is None
+    ids, address = [], "/jobs?limit=3"
+    while address:
+        page = server.client.get(address).json()
+        assert len(page["jobs"]) <= 3
+        ids += [job["id"] for job in page["jobs"]]
+        address = page["next"]
+    assert ids == [job["id"] for job in everything["jobs"]] and done["id"] in ids
+    only = server.client.get("/jobs?state=cancelled").json()["jobs"]
+    assert only and {job["state"] for job in only} == {"cancelled"}
+
+
+def test_metrics_count_what_happened(server: Server, done: dict) -> None:
+    text = server.client.get("/metrics").text
+    counted = {
+        line.rsplit(" ", 1)[0]: float(line.rsplit(" ", 1)[1]) for line in text.splitlines() if line[0] != "#"
+    }
+    assert counted['synchuman_jobs_total{kind="generate",state="done"}'] >= 1
+    assert counted['synchuman_worker_ready{device="cpu"}'] == 1
+    assert counted['synchuman_worker_starts{device="cpu"}'] == 1
+    route = 'synchuman_http_request_seconds_count{method="GET",route="/jobs/{job_id}",status="200"}'
+    assert counted[route] > 0
+    assert done["id"] not in text
+
+
+def test_nothing_of_a_user_is_in_the_log(server: Server, done: dict) -> None:
+    log = server.log.read_text()
+    assert "Traceback" not in log and done["id"] in log
+    for private in ("photo.png", "127.0.0.1 -", "GET /jobs/", SECRET_PLACE.decode()):
+        assert private not in log
