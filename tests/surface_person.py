@@ -7,11 +7,14 @@ from functools import lru_cache
 
 import cv2
 import numpy as np
+import torch
 from skimage.measure import marching_cubes
 
 from synchuman.surface.build import build_coarse
+from synchuman.surface.dual_marching_cubes import CORNERS
 from synchuman.surface.mesh import TexturedMesh, vertex_normals
 from synchuman.surface.raster import rasterize
+from synchuman.surface.voxel_field import COLOR, SDF
 from synchuman.views import FACE, FACE_COLUMNS, FACE_ROWS, VIEWS
 
 # from, to, radius at both ends; x right, y away from the front camera, z up
@@ -76,6 +79,12 @@ class Person:
     photo: np.ndarray
     vertices: np.ndarray
     faces: np.ndarray
+    middle: np.ndarray
+    height: float
+
+    def sdf(self, points: np.ndarray) -> np.ndarray:
+        """The signed distance in the cube, negative inside."""
+        return sdf(points * self.height + self.middle) / self.height
 
 
 def shell(vertices: np.ndarray, faces: np.ndarray, n: int = 64) -> np.ndarray:
@@ -121,7 +130,8 @@ def make(size: int = 192, photo_size: int = 1000) -> Person:
     vertices = vertices / n + [a[0] for a in axes]
     middle = (vertices.max(0) + vertices.min(0)) / 2
     middle[:2] = 0
-    vertices = (vertices - middle) / np.ptp(vertices[:, 2])
+    height = np.ptp(vertices[:, 2])
+    vertices = (vertices - middle) / height
     faces = faces.astype(np.int64)
     views = [draw(vertices, faces, v, size) for v in range(5)]
     colors = np.stack([np.clip(v[0] * 255 + 0.5, 0, 255).astype(np.uint8) for v in views])
@@ -133,9 +143,27 @@ def make(size: int = 192, photo_size: int = 1000) -> Person:
     photo = np.concatenate([mixed, alpha], -1)
     photo = np.pad(photo, ((40, 60), (25, 90), (0, 0)))
     logits = np.where(shell(vertices, faces), 8.0, -8.0).astype(np.float32)
-    return Person(
-        logits, colors, normals, np.clip(photo * 255 + 0.5, 0, 255).astype(np.uint8), vertices, faces
-    )
+    cutout = np.clip(photo * 255 + 0.5, 0, 255).astype(np.uint8)
+    return Person(logits, colors, normals, cutout, vertices, faces, middle, height)
+
+
+@lru_cache(maxsize=2)
+def decoded(resolution: int = 128, gain: float = 1.0) -> tuple[torch.Tensor, torch.Tensor]:
+    """What a perfect mesh decoder would give: coords [n, 4] and features [n, 101] of the shell's voxels.
+
+    The colours are the true ones times a gain.
+    """
+    person = make()
+    parents = np.argwhere(person.logits > 0)
+    per_axis = resolution // 64
+    children = np.stack(np.meshgrid(*[np.arange(per_axis)] * 3, indexing="ij"), -1).reshape(-1, 3)
+    voxels = (parents[:, None] * per_axis + children).reshape(-1, 3)
+    corners = (voxels[:, None] + np.array(CORNERS)) / resolution - 0.5
+    feats = np.zeros((len(voxels), 101), np.float32)
+    feats[:, SDF] = person.sdf(corners) + 1 / resolution
+    rgb = np.clip(color(corners) * gain, 0.01, 0.99)
+    feats[:, COLOR].reshape(-1, 8, 6)[..., :3] = np.log(rgb / (1 - rgb))
+    return torch.from_numpy(np.pad(voxels, ((0, 0), (1, 0)))), torch.from_numpy(feats)
 
 
 @lru_cache(maxsize=1)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import fast_simplification
 import numpy as np
 import pytest
 import surface_person
 import trimesh
+from scipy import ndimage
 from scipy.spatial import cKDTree
 
 from synchuman.surface.cleaning import drop_floaters, fill_inside
@@ -138,6 +140,26 @@ def test_decimation_meets_its_count_and_stays_closed(plain):
     assert distance < errors(*plain)[0] + 0.05
     with pytest.raises(ValueError, match="at least 4"):
         decimate(*plain, 2)
+
+
+@pytest.mark.parametrize("scale", [2, 3])
+def test_a_ragged_structure_stays_closed_at_every_count(scale):
+    """Thin necks, which networks that are unsure give, are pressed together by decimation."""
+    person = surface_person.make()
+    rng = np.random.default_rng(3)
+    ragged = ndimage.gaussian_filter(rng.normal(size=(64, 64, 64)), 1.2)
+    near = ndimage.binary_dilation(person.logits > 0)
+    logits = np.where(near, np.where(person.logits > 0, 1.0, -1.0) + 9 * ragged, -8.0)
+    vertices, faces = coarse_surface(logits.astype(np.float32), [], quiet, scale)
+    pressed = 0
+    for count in (1_000, 2_000, 4_000, 8_000, 16_000, len(faces)):
+        fewer, triangles = decimate(vertices, faces, count)
+        assert is_watertight(triangles)
+        assert trimesh.Trimesh(fewer, triangles).is_watertight  # also when equal places are joined
+        assert len(triangles) <= 1.01 * count + 4
+        raw = fast_simplification.simplify(vertices, faces, target_count=count, agg=3)[1]
+        pressed += count < len(faces) and not is_watertight(raw)
+    assert pressed  # otherwise this test would show nothing
 
 
 def test_inner_walls_and_small_bodies_are_dropped():

@@ -1,15 +1,17 @@
-"""From Stage 1 to a textured mesh: the surface room's one entry for the coarse surface."""
+"""From either stage to a textured mesh: the surface room's entries."""
 
 from __future__ import annotations
 
 import logging
 
 import numpy as np
+import torch
 
 from synchuman.surface.atlas import unwrap
 from synchuman.surface.coarse import coarse_surface
 from synchuman.surface.decimate import decimate
-from synchuman.surface.mesh import Checkpoint, TexturedMesh, is_watertight, vertex_normals
+from synchuman.surface.fine import fine_surface
+from synchuman.surface.mesh import Checkpoint, DenseMesh, TexturedMesh, is_watertight, vertex_normals
 from synchuman.surface.sources import Source, photo_source, view_sources
 from synchuman.surface.texture import bake
 
@@ -17,6 +19,20 @@ LOGGER = logging.getLogger(__name__)
 
 # Triangles that the extraction gives per voxel subdivision; more are asked for by finer cells.
 _FINE_FACES = 40_000
+
+
+def image_sources(colors: np.ndarray, normals: np.ndarray, photo: np.ndarray) -> list[Source]:
+    """Make the images that a surface is shaped and coloured by.
+
+    Args:
+        colors: [5, s, s, 3] uint8 stored views.
+        normals: [5, s, s, 3] uint8 stored normal views on white.
+        photo: [h, w, 4] uint8 RGBA cut-out at the photo's own resolution, straight alpha.
+
+    Raises:
+        ValueError: An image has a wrong shape or is empty; the message says what to do.
+    """
+    return [photo_source(photo), *view_sources(colors, normals)]
 
 
 def build_coarse(
@@ -32,9 +48,9 @@ def build_coarse(
 
     Args:
         logits: [64, 64, 64] float32 structure logits, indexed (x, y, z), > 0 where the surface is.
-        colors: [5, s, s, 3] uint8 stored views.
-        normals: [5, s, s, 3] uint8 stored normal views on white.
-        photo: [h, w, 4] uint8 RGBA cut-out at the photo's own resolution, straight alpha.
+        colors: See `image_sources`.
+        normals: See `image_sources`.
+        photo: See `image_sources`.
         faces: Triangles wanted.
         texture_size: Side of the texture in texels.
         checkpoint: Called often as (stage, step, total); what it raises stops the work.
@@ -42,36 +58,62 @@ def build_coarse(
     Raises:
         ValueError: An input has a wrong shape or is empty; the message says what to do.
     """
-    sources = [photo_source(photo), *view_sources(colors, normals)]
-    scale = 2 if faces <= _FINE_FACES else 3
-    vertices, triangles = coarse_surface(logits, sources, checkpoint, scale)
-    return texture_mesh(vertices, triangles, sources, faces, texture_size, checkpoint)
+    sources = image_sources(colors, normals, photo)
+    dense = coarse_mesh(logits, sources, faces, checkpoint)
+    return texture_mesh(dense, sources, faces, texture_size, checkpoint)
 
 
-def texture_mesh(
-    vertices: np.ndarray,
-    triangles: np.ndarray,
+def build_fine(
+    features: torch.Tensor,
+    coords: torch.Tensor,
+    resolution: int,
     sources: list[Source],
     faces: int,
     texture_size: int,
     checkpoint: Checkpoint,
 ) -> TexturedMesh:
-    """Decimate a closed mesh in the cube and texture it; the way from any surface to a `TexturedMesh`.
+    """Build a textured mesh from the result of Stage 2.
 
     Args:
-        vertices: [v, 3].
-        triangles: [f, 3], counter-clockwise seen from outside.
-        sources: Images to colour it from.
+        features: [n, 101] raw features of the mesh decoder.
+        coords: [n, 4] integers (0, x, y, z).
+        resolution: Cells along each side of the decoder's grid.
+        sources: See `image_sources`.
+        faces: Triangles wanted.
+        texture_size: Side of the texture in texels.
+        checkpoint: Called often as (stage, step, total); what it raises stops the work.
+
+    Raises:
+        ValueError: The features are malformed or hold no surface; the message says what to do.
+    """
+    dense = fine_surface(coords, features, resolution, checkpoint)
+    return texture_mesh(dense, sources, faces, texture_size, checkpoint)
+
+
+def coarse_mesh(logits: np.ndarray, sources: list[Source], faces: int, checkpoint: Checkpoint) -> DenseMesh:
+    """Extract Stage 1's surface, fine enough for that many faces; arguments as `build_coarse`."""
+    scale = 2 if faces <= _FINE_FACES else 3
+    return DenseMesh(*coarse_surface(logits, sources, checkpoint, scale))
+
+
+def texture_mesh(
+    dense: DenseMesh, sources: list[Source], faces: int, texture_size: int, checkpoint: Checkpoint
+) -> TexturedMesh:
+    """Decimate a surface and texture it; the way from any surface to a `TexturedMesh`.
+
+    Args:
+        dense: Closed, in the cube; its colours serve where no image shows it.
+        sources: See `image_sources`.
         faces: Triangles wanted.
         texture_size: Side of the texture in texels.
         checkpoint: Called often as (stage, step, total); what it raises stops the work.
     """
-    vertices, triangles = decimate(vertices, triangles, faces)
+    vertices, triangles = decimate(dense.vertices, dense.faces, faces)
     if not is_watertight(triangles):
         LOGGER.warning("The mesh of %d faces is not closed.", len(triangles))
     atlas = unwrap(vertices, triangles, texture_size, checkpoint)
     smooth = vertex_normals(vertices, triangles, smooth=3)
-    texture = bake(vertices, triangles, smooth, atlas, sources, texture_size, checkpoint)
+    texture = bake(vertices, triangles, smooth, atlas, sources, texture_size, checkpoint, dense)
     shading = vertex_normals(vertices, triangles)
     return TexturedMesh(
         vertices[atlas.source], atlas.faces, atlas.uv, texture, shading[atlas.source].astype(np.float32)

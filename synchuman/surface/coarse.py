@@ -20,6 +20,7 @@ OUTLINE_LIMIT = {
     False: 1.0,
 }  # voxels that the photo (True) or a generated view may move the outline
 OUTLINE_BAND = 2.5  # voxels around the outline of the surface in which an image may move it
+NEAREST = 1e-3  # voxels that the surface keeps away from grid points
 OUTLINE_DEPTH = 3.0  # voxels from the rim over which its move fades
 
 
@@ -62,6 +63,8 @@ def coarse_surface(
             move_outline(field, outline[0], 1 - axis, outline[1])
     checkpoint("surface", 3, 6)
     field = ndimage.gaussian_filter(field, 0.5 * scale / 2)
+    # Through a grid point of distance zero pass several edges, each with its own vertex at the same place.
+    field = np.where(np.abs(field) < NEAREST, np.copysign(NEAREST, field), field)
     vertices, faces, _, _ = marching_cubes(field, 0.0, gradient_direction="descent")
     checkpoint("surface", 4, 6)
     vertices, faces = drop_floaters(vertices, faces)

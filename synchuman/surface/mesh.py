@@ -12,6 +12,21 @@ Checkpoint = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
+class DenseMesh:
+    """A closed surface as it was extracted, in the z-up unit cube of `synchuman.views`.
+
+    Attributes:
+        vertices: [v, 3] float32.
+        faces: [f, 3] int32, counter-clockwise seen from outside.
+        colors: [v, 3] uint8 sRGB that the decoder gave; None for a surface without.
+    """
+
+    vertices: np.ndarray
+    faces: np.ndarray
+    colors: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
 class TexturedMesh:
     """A closed surface with a colour texture, in the z-up unit cube of `synchuman.views`.
 

@@ -6,12 +6,12 @@ from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
-from scipy.spatial import cKDTree
 
 from synchuman.surface.atlas import Atlas
-from synchuman.surface.mesh import Checkpoint
+from synchuman.surface.mesh import Checkpoint, DenseMesh
 from synchuman.surface.raster import rasterize
 from synchuman.surface.sources import Source
+from synchuman.surface.unseen import blend_decoded, exposure, fill_from_neighbours
 from synchuman.views import BACK, FACE, FRONT
 
 _LOOK = 1024  # pixels of the depth maps that decide what a camera sees
@@ -20,6 +20,7 @@ _BIAS = 0.008  # depth a texel may lie behind the depth map
 _JUMP = 0.03  # depth between neighbouring surfaces from which on one may be painted with the other's colour
 _JUMP_REACH = 8  # pixels of the depth map beside a nearer surface that are in doubt
 _DROP_REACH = 4  # pixels of the depth map within the outline of the nearer surface that are in doubt
+_DOUBTFUL = 0.002  # sight of a texel that may be beside an outline
 _GRAZING = 0.12  # cosine below which a camera does not see a texel
 _PHOTO_FROM, _PHOTO_FULL = 0.22, 0.5  # cosines between which the photo replaces the views
 _LITTLE, _WELL = 1e-3, 0.02  # least trust in a photo that sees a texel; weight from which views know a texel
@@ -45,8 +46,9 @@ def bake(
     sources: list[Source],
     size: int,
     checkpoint: Checkpoint,
+    dense: DenseMesh | None = None,
 ) -> np.ndarray:
-    """Colour an atlas from images.
+    """Colour an atlas from images, and what they do not show from the decoder or the neighbourhood.
 
     Args:
         vertices: [v, 3] of the uncut mesh.
@@ -56,6 +58,7 @@ def bake(
         sources: The photo and the views; at least one sees something.
         size: Side of the texture in texels.
         checkpoint: Called between the steps with the stage "texture".
+        dense: The surface before decimation; its colours, if it has them, are used where no image sees well.
 
     Returns:
         [size, size, 3] uint8; texels outside the charts continue their borders.
@@ -78,11 +81,14 @@ def bake(
         else:
             seen[source.view] = color, weight
     checkpoint("texture", _STEPS - 3, _STEPS)
-    color, known = _merge(photo, seen, texels)
-    if not known.any():
+    color, weight = _merge(photo, seen, texels)
+    if not (weight > 0).any():
         raise ValueError("No view shows the person where the mesh is; check the masks of the normal images.")
     checkpoint("texture", _STEPS - 2, _STEPS)
-    _fill_unseen(color, known, texels)
+    if dense is None or dense.colors is None:
+        fill_from_neighbours(color, weight, texels.points, texels.normals)
+    else:
+        blend_decoded(color, weight, texels.points, texels.normals, dense)
     checkpoint("texture", _STEPS - 1, _STEPS)
     texture = np.zeros((size * size, 3), np.uint8)
     texture[texels.index] = np.clip(color + 0.5, 0, 255).astype(np.uint8)
@@ -178,7 +184,7 @@ def _sight(
     jump = _read(above, pixels, cv2.INTER_LINEAR) - own - slope * pixel * _JUMP_REACH
     drop = own - _read(below, pixels, cv2.INTER_LINEAR) - slope * pixel * _DROP_REACH
     doubt = np.maximum(jump, drop) / _JUMP - 1
-    return np.where(visible, np.clip(1 - doubt, 0.02, 1), 0).astype(np.float32)
+    return np.where(visible, np.clip(1 - doubt, _DOUBTFUL, 1), 0).astype(np.float32)
 
 
 def _merge(
@@ -186,7 +192,7 @@ def _merge(
     seen: dict[int, tuple[np.ndarray, np.ndarray]],
     texels: _Texels,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Merge the sources: colours [n, 3] float32 and which texels are known [n] bool."""
+    """Merge the sources: colours [n, 3] float32 and how well they are known [n], 0 where nothing sees."""
     total = np.zeros((len(texels.points), 3), np.float32)
     weights = np.zeros(len(texels.points), np.float32)
     for view in sorted(seen, key=lambda v: v == BACK):  # the back meets only the sides: it is matched last
@@ -197,7 +203,7 @@ def _merge(
             color = color * exposure(color, weight, total / np.maximum(weights, 1e-9)[:, None], weights)
         total += color * weight[:, None]
         weights += weight
-    known = weights > 1e-4
+    known = np.where(weights > 1e-4, weights, 0)
     merged = total / np.maximum(weights, 1e-9)[:, None]
     if photo is None:
         return merged, known
@@ -208,32 +214,7 @@ def _merge(
     trust = np.maximum(trust, np.minimum(weight, _LITTLE))
     # Where the views know little, even a grazing photo is better; where they know, they take over smoothly.
     share = trust / np.maximum(trust + (1 - trust) * np.clip(weights / _WELL, 0, 1), 1e-9)
-    return merged + (color - merged) * share[:, None], known | (weight > 1e-5)
-
-
-def exposure(
-    color: np.ndarray, weight: np.ndarray, wanted: np.ndarray, wanted_weight: np.ndarray
-) -> np.ndarray:
-    """Find the gain per channel [3] that brings one source to another where both see the surface well."""
-    both = (weight > 0.02) & (wanted_weight > 0.02)
-    if both.sum() < 500:
-        return np.ones(3, np.float32)
-    ratio = (wanted[both] + 8) / (color[both] + 8)
-    return np.clip(np.median(ratio, axis=0), 0.75, 1.33).astype(np.float32)
-
-
-def _fill_unseen(color: np.ndarray, known: np.ndarray, texels: _Texels) -> None:
-    """Colour unseen texels, in place, from seen ones that are near and face a similar way."""
-    unseen, seen = np.flatnonzero(~known), np.flatnonzero(known)
-    if not len(unseen):
-        return
-    seeds = seen[:: max(1, len(seen) // 60_000)]
-    places = np.concatenate([texels.points, texels.normals * 0.03], axis=1)
-    tree = cKDTree(places[seeds])
-    distance, index = tree.query(places[unseen], k=min(12, len(seeds)))
-    weight = 1 / (distance.reshape(len(unseen), -1) ** 2 + 1e-5)
-    near = color[seeds][index.reshape(len(unseen), -1)]
-    color[unseen] = (near * weight[..., None]).sum(1) / weight.sum(1)[:, None]
+    return merged + (color - merged) * share[:, None], known + np.where(weight > 1e-5, weight, 0)
 
 
 def _shrink(source: Source, density: float) -> Source:
