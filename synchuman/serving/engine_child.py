@@ -43,6 +43,8 @@ Tell = Callable[..., None]
 PREVIEWS = "previews"
 # After one of these the CUDA context of the process is lost.
 BROKEN_DEVICE = ("illegal memory access", "ECC", "device-side assert", "launch failure", "unspecified launch")
+# How torch, the system and threads say it.
+NO_MEMORY = ("out of memory", "allocate memory", "can't start new thread", "std::bad_alloc")
 OUT_OF_MEMORY = "The memory of this machine is too small for that. Try a smaller texture, or fewer faces."
 
 
@@ -200,11 +202,7 @@ def explain(error: Exception) -> tuple[str, str]:
     text = str(error)
     if any(sign in text for sign in BROKEN_DEVICE) and "CUDA" in text:
         return "device_lost", "The GPU reported an error and is being restarted. Please try again."
-    if (
-        isinstance(error, MemoryError)
-        or "out of memory" in text
-        or type(error).__name__ == "OutOfMemoryError"
-    ):
+    if isinstance(error, MemoryError) or any(sign in text for sign in NO_MEMORY):
         return "out_of_memory", OUT_OF_MEMORY
     if isinstance(error, OSError):
         from errno import EDQUOT, ENOSPC

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import signal
 import socket
 import sys
 from collections.abc import Callable, Sequence
@@ -186,6 +187,9 @@ def serve(
         timeout_keep_alive=15,
         h11_max_incomplete_event_size=64 * 1024,
     )
+    # uvicorn raises the signal that ended it once more, when all is closed; that is not to kill us.
+    for name in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(name, lambda *_: None)
     try:
         Server(config).run(sockets=[listener])
     finally:

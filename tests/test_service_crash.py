@@ -1,0 +1,176 @@
+"""What goes wrong around jobs: killed servers and workers, no memory, no disk, two servers on one device."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from service_server import ROOT, Server, serving
+
+LONG = 100  # steps: a run that is still sampling when the test looks at it
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("crash")
+
+
+@pytest.fixture(scope="module")
+def locks(place: Path) -> Path:
+    """Where both servers lock their device."""
+    return place / "locks"
+
+
+@pytest.fixture(scope="module")
+def restarted(place: Path, locks: Path) -> Iterator[tuple[Server, dict[str, str]]]:
+    """A server that was killed in the middle of a run and started again, and the jobs it had by then."""
+    first = Server(place / "data", locks=locks).ready()
+    jobs = {"done": first.submit()["id"]}
+    first.end(jobs["done"])
+    jobs["running"] = first.submit(stage1_steps=LONG)["id"]
+    jobs["queued"] = first.submit(stage1_steps=1)["id"]
+    first.until_event(jobs["running"], "views")
+    worker = first.worker_pid()
+    first.kill()
+    first.close()
+    end = time.monotonic() + 15
+    while os.path.exists(f"/proc/{worker}"):
+        assert time.monotonic() < end, "the worker outlives its server"
+        time.sleep(0.05)
+    # What a server killed a moment earlier or later leaves behind.
+    (place / "data" / "jobs" / ("0" * 32) / "OneStage").mkdir(parents=True)
+    (place / "data" / "tmp" / "half.zip").write_bytes(b"half")
+    assert (place / "data" / "jobs" / jobs["running"]).exists()
+    with serving(place / "data", locks=locks) as server:
+        yield server, jobs
+
+
+def test_after_a_kill_states_are_honest_and_the_disk_is_swept(
+    restarted: tuple[Server, dict[str, str]],
+) -> None:
+    server, jobs = restarted
+    assert server.job(jobs["running"])["state"] == "interrupted"
+    assert server.job(jobs["running"])["success"] is False
+    assert server.job(jobs["queued"])["state"] in ("queued", "running")
+    kept = server.job(jobs["done"])
+    assert server.client.get(kept["outputs"]["glb"]).content[:4] == b"glTF"
+    folders = {path.name for path in (server.data / "jobs").iterdir()}
+    assert folders == {jobs["done"], jobs["queued"]}
+    assert not list((server.data / "tmp").iterdir())
+
+
+def test_what_waited_before_the_kill_runs_after_it(restarted: tuple[Server, dict[str, str]]) -> None:
+    server, jobs = restarted
+    assert server.end(jobs["queued"])["state"] == "done"
+
+
+def test_a_second_server_on_the_same_folder_is_refused(restarted: tuple[Server, dict[str, str]]) -> None:
+    server, _ = restarted
+    second = subprocess.run(
+        [sys.executable, str(ROOT / "api_server.py"), "--port", "0", "--data", str(server.data)],
+        capture_output=True, text=True, timeout=30,
+    )  # fmt: skip
+    assert second.returncode == 3 and "Another server uses" in second.stderr
+
+
+def test_a_worker_without_memory_says_so_and_goes_on(restarted: tuple[Server, dict[str, str]]) -> None:
+    server, _ = restarted
+    worker = server.ready().worker_pid()
+    size = int(Path(f"/proc/{worker}/statm").read_text().split()[0]) * resource.getpagesize()
+    everything = resource.prlimit(worker, resource.RLIMIT_AS)
+    resource.prlimit(worker, resource.RLIMIT_AS, (size + 2**20, everything[1]))
+    failed = server.end(server.submit()["id"])
+    assert failed["state"] == "failed" and failed["error"]["code"] == "out_of_memory"
+    assert "texture" in failed["error"]["message"]
+    resource.prlimit(worker, resource.RLIMIT_AS, everything)
+    job = server.submit(stage1_steps=LONG)
+    server.until_event(job["id"], "views")
+    server.client.delete(f"/jobs/{job['id']}")
+    assert server.worker_pid() == worker
+
+
+def test_a_killed_worker_fails_its_job_and_comes_back(restarted: tuple[Server, dict[str, str]]) -> None:
+    server, _ = restarted
+    job = server.ready().submit(stage1_steps=LONG)
+    server.until_event(job["id"], "progress", "stage 1")
+    os.kill(server.worker_pid(), signal.SIGKILL)
+    failed = server.end(job["id"], 10)
+    assert failed["state"] == "failed" and failed["error"]["code"] == "worker_died"
+    assert not (server.data / "jobs" / job["id"]).exists()
+    server.ready()
+
+
+@pytest.fixture(scope="module")
+def small_disk(place: Path, locks: Path, restarted: tuple[Server, dict[str, str]]) -> Iterator[Server]:
+    """A server whose data are on a disk of 900 KiB: enough for the store and a photo, not for a run."""
+    data = place / "small"
+    data.mkdir()
+    mounted = shutil.which("mount") is not None and os.geteuid() == 0
+    if mounted:
+        command = ["mount", "-t", "tmpfs", "-o", "size=900k", "tmpfs", str(data)]
+        mounted = subprocess.run(command, capture_output=True).returncode == 0
+    try:
+        with serving(data, "--min-free-gb", "0.00001", "--max-run-seconds", "60", locks=locks) as server:
+            server.small = mounted  # type: ignore[attr-defined]
+            yield server.ready()
+    finally:
+        if mounted:
+            subprocess.run(["umount", "-l", str(data)], check=True)
+
+
+def test_two_servers_never_compute_on_one_device_at_once(
+    restarted: tuple[Server, dict[str, str]], small_disk: Server
+) -> None:
+    first = restarted[0].ready()
+    one = first.submit(stage1_steps=LONG)
+    first.until_event(one["id"], "views")
+    two = small_disk.submit(stage1_steps=LONG)
+    small_disk.until_event(two["id"], "waiting")
+    time.sleep(0.5)
+    assert first.job(one["id"])["state"] == "running"
+    assert small_disk.job(two["id"])["progress"] is None
+    first.client.post(f"/jobs/{one['id']}/cancel")
+    small_disk.until_event(two["id"], "progress")
+    assert first.end(one["id"])["state"] == "cancelled"
+    small_disk.client.post(f"/jobs/{two['id']}/cancel")
+    assert small_disk.end(two["id"])["state"] == "cancelled"
+
+
+def test_a_full_disk_is_said_and_left_clean(small_disk: Server) -> None:
+    if not small_disk.small:  # type: ignore[attr-defined]
+        pytest.skip("mounting a small disk takes root")
+    failed = small_disk.end(small_disk.submit()["id"])
+    assert failed["state"] == "failed" and failed["error"]["code"] == "disk_full", failed
+    assert not list((small_disk.data / "jobs").iterdir())
+    assert small_disk.client.get("/health").status_code == 200
+    # Nothing at all is free: refused with a reason, and not lost when it is over.
+    filler = small_disk.data / "filler"
+    with contextlib.suppress(OSError):
+        filler.write_bytes(bytes(2**20))
+    assert small_disk.submit(expect=507)["code"] == "disk_full"
+    assert small_disk.client.get("/ready").json()["checks"]["disk"]["ok"] is False
+    filler.unlink()
+    assert small_disk.client.get("/ready").status_code == 200
+
+
+def test_a_stopped_server_says_so_to_who_waits(small_disk: Server) -> None:
+    """Last, because it ends the server."""
+    job = small_disk.submit(stage1_steps=LONG)
+    small_disk.until_event(job["id"], "progress")
+    events = small_disk.events(job["id"])
+    next(events)
+    began = time.monotonic()
+    small_disk.process.send_signal(signal.SIGTERM)
+    with contextlib.suppress(httpx.HTTPError):
+        assert list(events)[-1][0] == "interrupted"
+    assert small_disk.process.wait(15) == 0 and time.monotonic() - began < 10
