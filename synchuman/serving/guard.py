@@ -154,8 +154,8 @@ class Guard:
             return
         await self._app(scope, self._measured(receive, None if unlimited else client), send)
 
-    def count_failed_login(self, scope: Scope) -> None:
-        """Count a wrong password.
+    def count_login(self, scope: Scope) -> None:
+        """Count a try to log in, before anything is compared: the right guess must not get through, too.
 
         Raises:
             TooMany: There were too many of this address.

@@ -27,7 +27,7 @@ class Limits:
         requests_per_minute: Of one client; as many at once.
         jobs_per_minute: New jobs of one client; as many at once.
         upload_per_hour: Bytes of all bodies of one client.
-        logins_per_minute: Tries to log in, of one address.
+        logins_per_minute: Tries to log in, and wrong keys, of one address.
         max_run_seconds: Longest run.
         keep_seconds: Time after which results are deleted.
         max_kept: Bytes of all results; beyond, the oldest go first.

@@ -36,10 +36,10 @@ async def log_in(request: Request) -> Response:
     form = await request.form(max_files=0, max_fields=4, max_part_size=1024)
     target = _here(str(form.get("next", "/")))
     doorkeeper: Doorkeeper = request.app.state.doorkeeper
+    request.app.state.guard.count_login(request.scope)
     try:
         cookie = doorkeeper.log_in(str(form.get("username", "")), str(form.get("password", "")))
     except Unauthorized as error:
-        request.app.state.guard.count_failed_login(request.scope)
         if "text/html" not in request.headers.get("accept", ""):
             raise
         return _login_page(target, str(error), 401)

@@ -47,7 +47,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from synchuman.serving.store import StoreError
 
     try:
-        serve(read_options(chosen), chosen.host, chosen.port, _announce)
+        options = read_options(chosen)
+        check(options, chosen.allow_public)
+        serve(options, chosen.host, chosen.port, _announce)
     except (Refused, DataFolderError, StoreError, ValueError) as error:
         sys.stderr.write(f"{error}\n")
         return BAD_CALL
@@ -78,6 +80,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--max-upload-mb", type=float, help="largest upload")
     add("--requests-per-minute", type=int, help="of one client; 0 for any number")
     add("--jobs-per-minute", type=int, help="of one client; 0 for any number")
+    add("--logins-per-minute", type=int, help="failed tries of one address; 0 for any number")
     add("--max-run-seconds", type=float, help="longest run")
     add("--keep-hours", type=float, help="then results are deleted")
     add("--max-kept-gb", type=float, help="all results together; beyond, the oldest are deleted")
@@ -89,8 +92,7 @@ def read_options(chosen: argparse.Namespace) -> ServiceOptions:
     """Return the options that a command line and the environment ask for.
 
     Raises:
-        ValueError: A key or password is missing or too short.
-        OSError: The file of keys cannot be read.
+        ValueError: A key or password is missing or too short, or the file of keys cannot be read.
     """
     from synchuman.serving.options import GIB, HOUR, MIB, Limits, ServiceOptions
 
@@ -100,6 +102,7 @@ def read_options(chosen: argparse.Namespace) -> ServiceOptions:
         "max_upload": _times(chosen.max_upload_mb, MIB),
         "requests_per_minute": chosen.requests_per_minute,
         "jobs_per_minute": chosen.jobs_per_minute,
+        "logins_per_minute": chosen.logins_per_minute,
         "max_run_seconds": chosen.max_run_seconds,
         "keep_seconds": _times(chosen.keep_hours, HOUR),
         "max_kept": _times(chosen.max_kept_gb, GIB),
@@ -107,7 +110,10 @@ def read_options(chosen: argparse.Namespace) -> ServiceOptions:
     }
     keys = os.environ.get(KEYS_VARIABLE, "").split(",")
     if chosen.keys is not None:
-        keys += chosen.keys.read_text().splitlines()
+        try:
+            keys += chosen.keys.read_text().splitlines()
+        except OSError as error:
+            raise ValueError(f"{chosen.keys} cannot be read: {error.strerror}.") from None
     logins = os.environ.get(AUTH_VARIABLE, "").split(",")
     return ServiceOptions(
         data=chosen.data,
