@@ -7,10 +7,12 @@ from html import escape
 from synchuman.events import Done, Progress
 from synchuman.serving.runner import Waiting
 
-# Name in events, name for people, share of the bar.
+# Name in events, name for people, how long it takes beside the others.
 STAGES = (
     ("cut-out", "Cut-out", 6),
-    ("stage 1", "Views and structure", 64),
+    ("stage 1", "Views and structure", 50),
+    ("preview", "First look", 12),
+    ("stage 2", "Fine surface", 40),
     ("surface", "Surface", 8),
     ("atlas", "Unwrapping", 6),
     ("texture", "Texture", 16),
@@ -47,13 +49,14 @@ def heading(number: int, title: str, text: str) -> str:
 
 def progress(event: Progress) -> str:
     """Return the card of a run that goes on."""
-    names = [name for name, _, _ in STAGES]
-    at = names.index(event.stage)
+    stages = [stage for stage in STAGES if stage[0] in (event.stages or NAMES)]
+    at = [name for name, _, _ in stages].index(event.stage)
     share = event.step / max(event.total, 1)
-    percent = sum(weight for _, _, weight in STAGES[:at]) + STAGES[at][2] * share
+    weights = [weight for _, _, weight in stages]
+    percent = 100 * (sum(weights[:at]) + weights[at] * share) / sum(weights)
     marks = "".join(
         f'<li class="{"done" if i < at else "now" if i == at else "next"}">{escape(title)}</li>'
-        for i, (_, title, _) in enumerate(STAGES)
+        for i, (_, title, _) in enumerate(stages)
     )
     step = f"step {event.step} of {event.total}" if event.total > 1 else "working"
     left = "" if event.eta is None else f"<span>{_duration(event.eta)} left</span>"

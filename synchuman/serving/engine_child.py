@@ -11,6 +11,7 @@ import gc
 import json
 import logging
 import os
+import queue
 import signal
 import sys
 import threading
@@ -60,17 +61,47 @@ def main(arguments: list[str] | None = None) -> int:
     # Control-C in a terminal reaches the whole group; the server decides when this process ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     tell = _teller()
+    commands = Commands()
+    # From the start, so that a server killed meanwhile leaves nothing behind that loads networks.
+    threading.Thread(target=commands.listen, name="commands", daemon=True).start()
     try:
         pipeline, about = _load(options.variant, options.device, options.dtype)
     except Exception as error:
         LOGGER.exception("the networks could not be loaded")
         tell("broken", message=f"The networks could not be loaded: {error}")
         return 1
-    Server(pipeline, options.locks / f"{_lock_name(pipeline.device)}.lock", tell).serve(about)
-    return 0
+    tell("ready", **about)
+    runner = Runner(pipeline, options.locks / f"{_lock_name(pipeline.device)}.lock", tell)
+    while True:
+        runner.work(*commands.next())
 
 
-class Server:
+class Commands:
+    """What the server says: jobs to run, and the job to stop."""
+
+    def __init__(self) -> None:
+        """Wait for the first."""
+        self._tasks: queue.SimpleQueue[tuple[dict[str, Any], threading.Event]] = queue.SimpleQueue()
+        self._stops: dict[str, threading.Event] = {}
+
+    def listen(self) -> None:
+        """Read commands until the server is gone, which ends this process."""
+        for line in sys.stdin:
+            command = json.loads(line)
+            if "stop" in command:
+                self._stops[command["stop"]].set()
+                continue
+            stop = threading.Event()
+            self._stops = {command["id"]: stop}
+            self._tasks.put((command, stop))
+        os._exit(0)
+
+    def next(self) -> tuple[dict[str, Any], threading.Event]:
+        """Wait for the next job; return it with the flag that stops it."""
+        return self._tasks.get()
+
+
+class Runner:
     """Runs what it is told, one job at a time, holding the device's lock meanwhile."""
 
     def __init__(self, pipeline: SyncHuman, lock: Path, tell: Tell) -> None:
@@ -81,37 +112,9 @@ class Server:
         self.tell = tell
         # The kernel frees it with the process, so a killed run never leaves the device locked.
         self._lock = FileLock(lock)
-        self._tasks: list[dict[str, Any]] = []
-        self._news = threading.Condition()
-        self._stop = threading.Event()
-        self._current: str | None = None
 
-    def serve(self, about: dict[str, Any]) -> None:
-        """Say that all is loaded, then work for ever."""
-        threading.Thread(target=self._listen, name="commands", daemon=True).start()
-        self.tell("ready", **about)
-        while True:
-            with self._news:
-                self._news.wait_for(lambda: self._tasks)
-                task = self._tasks.pop(0)
-            self._work(task)
-
-    def _listen(self) -> None:
-        for line in sys.stdin:
-            command = json.loads(line)
-            with self._news:
-                if "stop" in command:
-                    if command["stop"] == self._current:
-                        self._stop.set()
-                    continue
-                self._stop = threading.Event()
-                self._current = command["id"]
-                self._tasks.append(command)
-                self._news.notify_all()
-        os._exit(0)
-
-    def _work(self, task: dict[str, Any]) -> None:
-        job, stop = task["id"], self._stop
+    def work(self, task: dict[str, Any], stop: threading.Event) -> None:
+        """Run a job and tell how it ended."""
         try:
             self._take_device(stop)
             try:
@@ -125,7 +128,7 @@ class Server:
             code = "bad_photo" if isinstance(error, PhotoError) else "bad_run"
             self.tell("failed", code=code, message=str(error))
         except Exception as error:
-            LOGGER.error("job %s failed", job, exc_info=error)
+            LOGGER.error("job %s failed", task["id"], exc_info=error)
             code, message = explain(error)
             self.tell("failed", code=code, message=message)
             if code == "device_lost":

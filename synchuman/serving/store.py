@@ -184,6 +184,11 @@ class JobStore:
         with self._reading() as connection:
             return list(connection.execute(select(CALLS).where(CALLS.c.due <= time.time()).limit(16)).all())
 
+    def next_call(self) -> float | None:
+        """Return when the next webhook is due; None when there is none."""
+        with self._reading() as connection:
+            return connection.execute(select(func.min(CALLS.c.due))).scalar()
+
     def settle_call(self, job_id: str, due: float | None) -> None:
         """Plan another try of a webhook at a time, or forget it (None)."""
         change = delete(CALLS) if due is None else update(CALLS).values(due=due, tries=CALLS.c.tries + 1)

@@ -23,7 +23,7 @@ LOGGER = logging.getLogger(__name__)
 
 PAUSES = (5.0, 30.0, 300.0, 1800.0)  # seconds before the second, third … try
 SECONDS = 10.0  # for one try
-LONG = 3600.0
+SOON, LONG = 0.1, 3600.0
 
 
 def secret_for(service_secret: bytes, owner: str) -> bytes:
@@ -52,11 +52,11 @@ class Caller:
 
     def send_due(self) -> float:
         """Send all that is due, at once; return in how many seconds more may be."""
-        calls = self._service.store.due_calls()
-        if not calls:
-            return LONG
-        anyio.run(self._send_all, calls)
-        return min(PAUSES)
+        store = self._service.store
+        if calls := store.due_calls():
+            anyio.run(self._send_all, calls)
+        due = store.next_call()
+        return LONG if due is None else max(due - time.time(), SOON)
 
     async def _send_all(self, calls: list[Any]) -> None:
         async with anyio.create_task_group() as group:
