@@ -1,0 +1,72 @@
+"""The examples of docs/api.md, run in their order against a real server."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import draw_person
+from PIL import Image
+from service_server import ROOT, serving
+
+TEXT = (ROOT / "docs" / "api.md").read_text()
+
+
+def blocks(language: str) -> str:
+    return "\n".join(re.findall(rf"^```{language}\n(.*?)^```", TEXT, re.DOTALL | re.MULTILINE))
+
+
+def test_the_examples_work(tmp_path: Path) -> None:
+    assert shutil.which("curl"), "the examples use curl: apt-get install curl"
+    work = tmp_path / "work"
+    work.mkdir()
+    photo = Image.fromarray(draw_person(320))
+    white = Image.new("RGB", photo.size, "white")
+    white.paste(photo, mask=photo.getchannel("A"))
+    white.save(work / "photo.jpg", quality=90)
+    with serving(tmp_path / "data") as server:
+        server.ready()
+        env = {**os.environ, "SERVER": server.address}
+        shell = subprocess.run(
+            ["bash", "-xeuo", "pipefail", "-c", blocks("bash")],
+            cwd=work,
+            env=env,
+            capture_output=True,
+            text=True,
+        )
+        assert shell.returncode == 0, shell.stderr[-3000:]
+        assert "event: done" in shell.stdout and (work / "person.glb").read_bytes()[:4] == b"glTF"
+        names: dict[str, object] = {"SERVER": server.address}
+        before = Path.cwd()
+        try:
+            os.chdir(work)
+            exec(blocks("python"), names)
+        finally:
+            os.chdir(before)
+        assert names["stopped"]["cancelling"] and callable(names["genuine"])  # type: ignore[index]
+
+
+@pytest.mark.parametrize("what", ["routes", "fields", "flags"])
+def test_nothing_is_left_out(what: str) -> None:
+    from synchuman.serving import routes_about, routes_generate, routes_jobs
+    from synchuman.serving.forms import GenerateForm
+
+    if what == "routes":
+        routes = [r.path for m in (routes_about, routes_generate, routes_jobs) for r in m.router.routes]
+        names = {path.split("{")[0].rstrip("/") for path in routes}
+    elif what == "fields":
+        names = {f"`{name}`" for name in GenerateForm.model_fields}
+    else:
+        # What the text names must exist; not every knob needs a sentence.
+        shown = subprocess.run(
+            [sys.executable, "api_server.py", "--help"], cwd=ROOT, capture_output=True, text=True
+        )
+        named = set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", TEXT))
+        assert len(named) > 8 and not {name for name in named if name not in shown.stdout}
+        return
+    assert not {name for name in names if name not in TEXT}
