@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,9 +45,13 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what `run` and run_pipeline.py understand; one option per field of `Settings`."""
     parser.add_argument("--image", type=Path, help="the photo: JPEG, PNG, WebP or HEIC")
     parser.add_argument("--workdir", type=Path, required=True, help="folder of the run; made when missing")
-    parser.add_argument(
-        "--skip_stage1", "--skip-stage1", action="store_true", help="go on from the views in the folder"
-    )
+    for name, text in (
+        ("skip_stage1", "go on from the views in the folder"),
+        ("carve", "with --skip_stage1: carve the structure from the views, where latent.npz is lost"),
+        ("stage1_only", "leave Stage 2 out; quicker, with a coarse mesh"),
+        ("retexture", "only decimate and texture the folder's model anew, with --faces and --texture_size"),
+    ):
+        parser.add_argument(*_spellings(name), action="store_true", help=text)
     parser.add_argument("--person", type=int, help="which of several people, counted from 1, largest first")
     add_model_arguments(parser)
     parser.add_argument("--preset", default=None, help="Fast, Balanced or Best; the options below change it")
@@ -55,13 +59,14 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     for name, kind, text in (
         ("stage1_steps", int, "sampling steps of Stage 1"),
         ("guidance", float, "how strictly the views follow the photo"),
+        ("stage2_steps", int, "sampling steps of Stage 2"),
+        ("stage2_guidance", float, "how strictly the fine surface follows the photo"),
         ("seed", int, "of the noise"),
         ("matting", str, "background removal"),
         ("faces", int, "triangles of the mesh"),
         ("texture_size", int, "side of the texture in texels"),
     ):
-        spellings = dict.fromkeys((f"--{name}", f"--{name.replace('_', '-')}"))
-        parser.add_argument(*spellings, type=kind, help=text)
+        parser.add_argument(*_spellings(name), type=kind, help=text)
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
@@ -93,13 +98,12 @@ def run_command(options: argparse.Namespace) -> int:
     from synchuman.events import Cancelled, PhotoError
     from synchuman.runfolder import RunFolderError
 
-    if options.image is None and not options.skip_stage1:
-        console.print("Give the photo with --image, or --skip_stage1 to go on from the folder.", style="red")
+    contradiction = _contradiction(options)
+    if contradiction:
+        console.print(contradiction, style="red")
         return BAD_INPUT
     try:
-        settings = _settings(options)
-        photo = b"" if options.skip_stage1 else options.image.read_bytes()
-        _follow(options, settings, photo, console)
+        _follow(_events(options, _settings(options), console), console)
     except (Cancelled, KeyboardInterrupt):
         console.print("Stopped.", style="yellow")
         return STOPPED
@@ -154,29 +158,60 @@ def evaluate_command(options: argparse.Namespace) -> int:
     return evaluate(options.rest)
 
 
+def _spellings(name: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys((f"--{name}", f"--{name.replace('_', '-')}")))
+
+
+def _contradiction(options: argparse.Namespace) -> str | None:
+    """Say what is wrong with options that do not go together; None when they do."""
+    if options.retexture and (options.image or options.skip_stage1 or options.stage1_only):
+        return "--retexture takes the model in the folder; leave --image, --skip_stage1, --stage1-only out."
+    if options.carve and not options.skip_stage1:
+        return "--carve is for --skip_stage1: only then does the structure have to be made from the views."
+    if options.image and options.skip_stage1:
+        return "--skip_stage1 goes on from the views in the folder; leave --image out."
+    if options.image is None and not options.skip_stage1 and not options.retexture:
+        return "Give the photo with --image, or --skip_stage1 to go on from the folder."
+    return None
+
+
 def _settings(options: argparse.Namespace) -> Any:
     from synchuman.settings import DEFAULT_PRESET, Settings, preset
 
     given = {name: getattr(options, name) for name in Settings.model_fields}
     changes = {name: value for name, value in given.items() if value is not None}
+    if options.retexture and options.preset is None:
+        from synchuman.runfolder import RunFolder
+
+        # What is not given stays as the run had it.
+        return Settings(**{**RunFolder(options.workdir).read_record().get("settings", {}), **changes})
     return preset(options.preset or DEFAULT_PRESET, **changes)
 
 
-def _follow(options: argparse.Namespace, settings: Any, photo: bytes, console: Any) -> None:
+def _events(options: argparse.Namespace, settings: Any, console: Any) -> Iterator[Any]:
+    """Return the events of what was asked for."""
+    from synchuman.pipeline import SyncHuman
+
+    if options.retexture:
+        return SyncHuman.retexture(settings, options.workdir)
+    photo = None if options.image is None else options.image.read_bytes()
+    with console.status("Reading the weights …"):
+        pipeline = SyncHuman.load(options.variant, options.device, options.dtype)
+    only = options.stage1_only
+    if photo is None:
+        return pipeline.resume(settings, options.workdir, stage1_only=only, carve=options.carve)
+    person = None if options.person is None else options.person - 1
+    return pipeline.run(photo, settings, options.workdir, person=person, stage1_only=only)
+
+
+def _follow(events: Iterator[Any], console: Any) -> None:
+    """Show how a run goes, and print the path of the model."""
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn
     from rich.progress import Progress as Bars
 
     from synchuman.events import Done, Progress
-    from synchuman.pipeline import SyncHuman
 
     stage, left = TextColumn("{task.description:>9}"), TextColumn("{task.fields[left]}")
-    with console.status("Reading the weights …"):
-        pipeline = SyncHuman.load(options.variant, options.device, options.dtype)
-    if options.skip_stage1:
-        events = pipeline.resume(settings, options.workdir)
-    else:
-        person = None if options.person is None else options.person - 1
-        events = pipeline.run(photo, settings, options.workdir, person=person)
     with Bars(stage, BarColumn(), MofNCompleteColumn(), left, console=console) as bars:
         tasks: dict[str, Any] = {}
         for event in events:

@@ -15,16 +15,19 @@ class Progress:
     """One step of a stage is done.
 
     Attributes:
-        stage: What is going on, as a word for users ("cut-out", "stage 1", "surface", "atlas", "texture").
+        stage: What is going on, as a word for users: "cut-out", "stage 1", "preview" (the coarse mesh),
+            "stage 2", "surface", "atlas" or "texture".
         step: Steps done, from 0 to total.
         total: Steps of this stage.
         eta: Estimated seconds to the end of the whole run; None while unknown.
+        stages: All stages of this run in their order; empty while unknown.
     """
 
     stage: str
     step: int
     total: int
     eta: float | None = None
+    stages: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -67,6 +70,7 @@ class Done:
         faces: Triangles of the model.
         peak_memory: Peak resident memory of the process in bytes.
         warnings: Friendly sentences about the photo or the result.
+        stage2: Whether the model is Stage 2's; else it is the coarse mesh, and a warning says why.
     """
 
     folder: Path
@@ -75,6 +79,7 @@ class Done:
     faces: int
     peak_memory: int
     warnings: tuple[str, ...] = field(default=())
+    stage2: bool = False
 
 
 Event = Progress | CutoutReady | ViewsReady | CoarseMeshReady | Done

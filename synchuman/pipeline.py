@@ -4,35 +4,47 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from synchuman.events import Cancelled, CoarseMeshReady, CutoutReady, Event, Progress, ViewsReady
-from synchuman.runfolder import RunFolder, StageOneFiles
-from synchuman.runlog import RunLog
+from synchuman import steps
+from synchuman.events import CoarseMeshReady, Event, ViewsReady
+from synchuman.runfolder import RunFolder, RunFolderError, StageOneFiles
+from synchuman.runlog import TEXTURING, TYPICAL, RunLog
 from synchuman.settings import Settings
-from synchuman.worker import stream_progress
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
 
-    from synchuman.photo import PreparedPhoto
     from synchuman.stage1.stage1 import Stage1
+    from synchuman.stage2.stage2 import Stage2
+    from synchuman.surface.mesh import DenseMesh
+    from synchuman.worker import Checkpoint
 
 LOGGER = logging.getLogger(__name__)
 
-# Seconds, until the first run has measured them.
-TYPICAL = {"cut-out": 1.5, "surface": 3.0, "atlas": 2.0, "texture": 5.0}
+NO_STAGE2 = (
+    "These weights have no Stage 2: the model is the coarse mesh made from the views and the structure."
+)
+STAGE1_ONLY = "Stage 2 was left out as asked: the model is the coarse mesh."
+CARVED = "No structure was kept: it was carved from the masks and normals of the views."
 
 
 class SyncHuman:
     """One variant of the method, loaded once and run any number of times, one run at a time."""
 
-    def __init__(self, stage1: Stage1, variant: str, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        stage1: Stage1,
+        variant: str,
+        device: torch.device,
+        dtype: torch.dtype,
+        stage2: Stage2 | None = None,
+    ) -> None:
         """Wrap loaded networks; use `SyncHuman.load`."""
         self.stage1 = stage1
+        self.stage2 = stage2
         self.variant = variant
         self.device = device
         self.dtype = dtype
@@ -40,7 +52,7 @@ class SyncHuman:
 
     @classmethod
     def load(cls, variant: str = "mini", device: str = "auto", dtype: str = "auto") -> SyncHuman:
-        """Load a variant's networks.
+        """Load a variant's networks; without Stage 2 if it has none.
 
         Args:
             variant: Name of a variant ("mini") or path of a folder laid out like one.
@@ -53,12 +65,14 @@ class SyncHuman:
         """
         from synchuman.placement import choose_device, choose_dtype, variant_folder
         from synchuman.stage1.stage1 import Stage1
+        from synchuman.stage2.stage2 import Stage2
 
-        chosen_device = choose_device(device)
-        chosen_dtype = choose_dtype(dtype, chosen_device)
+        on, dtype_ = choose_device(device), choose_dtype(dtype, choose_device(device))
         folder = variant_folder(variant)
-        LOGGER.info("loading %s on %s as %s", folder, chosen_device, chosen_dtype)
-        return cls(Stage1.load(folder, chosen_device, chosen_dtype), variant, chosen_device, chosen_dtype)
+        LOGGER.info("loading %s on %s as %s", folder, on, dtype_)
+        stage1 = Stage1.load(folder, on, dtype_)
+        stage2 = Stage2.load(folder, stage1.networks.image_encoder, on, dtype_)
+        return cls(stage1, variant, on, dtype_, stage2)
 
     def run(
         self,
@@ -67,6 +81,7 @@ class SyncHuman:
         folder: Path,
         stop: threading.Event | None = None,
         person: int | None = None,
+        stage1_only: bool = False,
     ) -> Iterator[Event]:
         """Turn a photo into a textured GLB.
 
@@ -76,6 +91,7 @@ class SyncHuman:
             folder: Where the run's files go; made when missing.
             stop: Set it to stop: checked at every sampling step and inside texturing.
             person: Which of several people, an index into the report's; None when there is one.
+            stage1_only: Leave Stage 2 out; the model is the coarse mesh.
 
         Yields:
             Progress throughout, CutoutReady, ViewsReady (previews, then final), CoarseMeshReady, Done.
@@ -84,92 +100,109 @@ class SyncHuman:
             PhotoError: The photo cannot be used.
             Cancelled: `stop` was set; the folder says so.
         """
-        log = self._open(folder, settings)
+        log = self._open(folder, settings, ("cut-out", "stage 1"), stage1_only)
         with log.recorded():
-            prepared = yield from self._cut_out(photo, settings, person, log)
-            files = yield from self._sample(prepared.cutout, settings, log, stop)
-            yield from self._surface(files, settings, log, stop)
-            yield log.done(tuple(prepared.report.warnings))
+            prepared = yield from steps.cut_out(photo, settings, person, log)
+            files = yield from steps.sample_views(self.stage1, prepared.cutout, settings, log, stop)
+            yield from self._build(files, settings, log, stop)
+            yield log.done((*prepared.report.warnings, *self._notes(stage1_only)))
 
     def resume(
-        self, settings: Settings, folder: Path, stop: threading.Event | None = None
+        self,
+        settings: Settings,
+        folder: Path,
+        stop: threading.Event | None = None,
+        stage1_only: bool = False,
+        carve: bool = False,
     ) -> Iterator[Event]:
         """Go on from a folder in which Stage 1 is done, also one that the published code wrote.
+
+        Args:
+            settings: What the user chose; those of Stage 1 have no effect.
+            folder: The run's folder.
+            stop: See `run`.
+            stage1_only: See `run`.
+            carve: Take the structure from the masks of the views, for a folder without latent.npz.
 
         Raises:
             RunFolderError: Stage 1's files are missing or unreadable.
             Cancelled: `stop` was set.
         """
-        files = RunFolder(folder).read_stage_one()
-        log = self._open(folder, settings)
+        files = steps.carve(RunFolder(folder)) if carve else RunFolder(folder).read_stage_one()
+        log = self._open(folder, settings, (), stage1_only)
         with log.recorded():
             yield ViewsReady(files.colors, files.normals, final=True)
-            yield from self._surface(files, settings, log, stop)
-            yield log.done(())
+            yield from self._build(files, settings, log, stop)
+            yield log.done((*((CARVED,) if carve else ()), *self._notes(stage1_only)))
 
-    def _open(self, folder: Path, settings: Settings) -> RunLog:
+    @staticmethod
+    def retexture(settings: Settings, folder: Path, stop: threading.Event | None = None) -> Iterator[Event]:
+        """Decimate and texture the mesh of a finished run anew, without sampling; needs no weights.
+
+        Args:
+            settings: Those of faces and texture count; the others stay what the run had.
+            folder: The run's folder.
+            stop: Set it to stop; the model stays as it was.
+
+        Raises:
+            RunFolderError: No finished run is there.
+            Cancelled: `stop` was set.
+        """
+        place = RunFolder(folder)
+        record = place.read_record()
+        views, mesh = place.read_views(), place.read_mesh()
+        try:
+            kept = Settings(**record["settings"])
+            about = {name: record[name] for name in ("variant", "device", "dtype")}
+        except (KeyError, ValueError):
+            raise RunFolderError(
+                f"run.json in {folder} is from another version; make the model again."
+            ) from None
+        change = {"faces": settings.faces, "texture_size": settings.texture_size}
+        settings = kept.model_copy(update=change)
+        log = RunLog(place, settings, about, TEXTURING, dict(TYPICAL), before=record)
+
+        def as_it_was(checkpoint: Checkpoint) -> DenseMesh:
+            checkpoint("surface", 1, 1)
+            return mesh
+
+        yield from steps.texture(as_it_was, views, settings, log, stop, keep=False)
+        yield log.done()
+        log.write("done")
+
+    def _open(self, folder: Path, settings: Settings, first: tuple[str, ...], stage1_only: bool) -> RunLog:
         about = {
             "variant": self.variant,
             "device": str(self.device),
             "dtype": str(self.dtype).removeprefix("torch."),
         }
-        return RunLog(RunFolder(folder), settings, about, self._typical)
+        second = () if self.stage2 is None or stage1_only else ("preview", "stage 2")
+        return RunLog(RunFolder(folder), settings, about, (*first, *second, *TEXTURING), self._typical)
 
-    def _cut_out(
-        self, photo: bytes, settings: Settings, person: int | None, log: RunLog
-    ) -> Generator[Event, None, PreparedPhoto]:
-        from synchuman.photo import prepare
+    def _notes(self, stage1_only: bool) -> tuple[str, ...]:
+        if stage1_only:
+            return (STAGE1_ONLY,)
+        return (NO_STAGE2,) if self.stage2 is None else ()
 
-        with log.timed("cut-out"):
-            yield Progress("cut-out", 0, 1, log.eta())
-            prepared = prepare(photo, settings.matting, person)
-        yield CutoutReady(prepared.cutout)
-        return prepared
-
-    def _sample(
-        self, rgba: np.ndarray, settings: Settings, log: RunLog, stop: threading.Event | None
-    ) -> Generator[Event, None, StageOneFiles]:
-        from synchuman.stage1.stage1 import Stage1Result
-
-        total, preview_every = settings.stage1_steps, self.stage1.config.preview_interval
-        with log.timed("stage 1"):
-            _check(stop)
-            yield Progress("stage 1", 0, total, log.eta())
-            steps = self.stage1.sample(rgba, total, settings.guidance, settings.seed, preview_every)
-            for step in steps:
-                _check(stop)
-                if isinstance(step, Stage1Result):
-                    result = step
-                    continue
-                yield Progress("stage 1", step.step, step.total, log.eta("stage 1", step.step, step.total))
-                if step.preview is not None:
-                    yield ViewsReady(*step.preview, final=False)
-            files = StageOneFiles(rgba, result.colors, result.normals, result.structure_logits)
-            log.folder.write_stage_one(files)
-        yield ViewsReady(files.colors, files.normals, final=True)
-        return files
-
-    def _surface(
+    def _build(
         self, files: StageOneFiles, settings: Settings, log: RunLog, stop: threading.Event | None
     ) -> Iterator[Event]:
-        from synchuman.surface.build import build_coarse
-        from synchuman.surface.export import to_glb
+        """Make the model from Stage 1's files: through Stage 2, with a preview before, or the coarse mesh."""
+        from synchuman.surface.build import coarse_mesh, image_sources
+        from synchuman.surface.fine import fine_surface
 
-        _check(stop)
-        with log.timed("surface"):
-            mesh = yield from stream_progress(
-                lambda checkpoint: build_coarse(
-                    files.logits, files.colors, files.normals, files.rgba,
-                    settings.faces, settings.texture_size, checkpoint,
-                ),
-                stop,
-                log.eta,
+        views = files.rgba, files.colors, files.normals
+        if self.stage2 is not None and log.stage2:
+            yield from steps.preview(files, settings, log, stop)
+            fine = yield from steps.refine(self.stage2, files, settings, log, stop)
+            yield from steps.texture(
+                lambda checkpoint: fine_surface(fine.coords, fine.feats, fine.resolution, checkpoint),
+                views, settings, log, stop,
             )  # fmt: skip
-            path = log.folder.write_model(to_glb(mesh, metadata=log.about_model()))
-            log.faces = len(mesh.faces)
-        yield CoarseMeshReady(path)
-
-
-def _check(stop: threading.Event | None) -> None:
-    if stop is not None and stop.is_set():
-        raise Cancelled("The run was stopped.")
+            return
+        sources = image_sources(files.colors, files.normals, files.rgba)
+        glb = yield from steps.texture(
+            lambda checkpoint: coarse_mesh(files.logits, sources, settings.faces, checkpoint),
+            views, settings, log, stop,
+        )  # fmt: skip
+        yield CoarseMeshReady(log.folder.write_coarse(glb))

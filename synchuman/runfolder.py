@@ -13,12 +13,15 @@ from typing import Any
 
 import numpy as np
 
+from synchuman.surface.mesh import DenseMesh
 from synchuman.views import NUM_VIEWS, VIEWS
 
 RECORD = "run.json"
 FIRST_STAGE = "OneStage"
 SECOND_STAGE = "SecondStage"
+COARSE = "coarse.glb"
 MODEL = "output.glb"
+MESH = "mesh.npz"  # what the model was decimated and textured from
 LOGITS = "structure_logits.npz"
 GRID = 64  # of the published structure; latent.npz alone does not say it
 
@@ -57,9 +60,19 @@ class RunFolder:
         return self.path / FIRST_STAGE
 
     @property
+    def coarse(self) -> Path:
+        """Where the GLB of Stage 1 alone is, or will be."""
+        return self.first / COARSE
+
+    @property
+    def second(self) -> Path:
+        """Where the final files are."""
+        return self.path / SECOND_STAGE
+
+    @property
     def model(self) -> Path:
         """Where the final GLB is, or will be."""
-        return self.path / SECOND_STAGE / MODEL
+        return self.second / MODEL
 
     def write_record(self, record: dict[str, Any]) -> None:
         """Write run.json: settings, seed, variant, versions, timings, status."""
@@ -101,21 +114,62 @@ class RunFolder:
         """
         if not (self.first / "latent.npz").is_file():
             raise RunFolderError(
-                f"{self.first} has no latent.npz: Stage 1 has not finished there. "
-                "Run it first, without --skip_stage1."
+                f"{self.first} has no latent.npz, which holds the occupied voxels. If Stage 1 has not "
+                "finished there, run it, without --skip_stage1. If only that file is lost, carve the voxels "
+                "from the masks of the views, with --carve."
             )
+        return StageOneFiles(*self.read_views(), self._logits())
+
+    def read_views(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Read the images of OneStage/: rgba, colors and normals as in `StageOneFiles`.
+
+        Raises:
+            RunFolderError: A file is missing or unreadable, images differ in size, nobody is cut out.
+        """
         colors = [self._image(f"color_{i}.png", "RGB") for i in range(NUM_VIEWS)]
         normals = [self._image(f"normal_{i}.png", "RGB") for i in range(NUM_VIEWS)]
         if len({image.shape for image in (*colors, *normals)}) != 1:
             raise RunFolderError(f"The views in {self.first} differ in size.")
-        return StageOneFiles(
-            self._image("input.png", "RGBA"), np.stack(colors), np.stack(normals), self._logits()
-        )
+        rgba = self._image("input.png", "RGBA")
+        if rgba[..., 3].min() == 255:
+            raise RunFolderError(
+                f"input.png in {self.first} has no transparent background: put the cut-out photo there, RGBA."
+            )
+        return rgba, np.stack(colors), np.stack(normals)
+
+    def write_coarse(self, glb: bytes) -> Path:
+        """Write OneStage/coarse.glb and return its path."""
+        _write(self.coarse, glb)
+        return self.coarse
 
     def write_model(self, glb: bytes) -> Path:
         """Write SecondStage/output.glb and return its path."""
         _write(self.model, glb)
         return self.model
+
+    def write_mesh(self, mesh: DenseMesh) -> None:
+        """Write SecondStage/mesh.npz, from which a model is decimated and textured anew."""
+        colors = {} if mesh.colors is None else {"colors": mesh.colors}
+        _write(self.second / MESH, _npz(vertices=mesh.vertices, faces=mesh.faces, **colors))
+
+    def read_mesh(self) -> DenseMesh:
+        """Read SecondStage/mesh.npz.
+
+        Raises:
+            RunFolderError: It is missing, unreadable or no mesh.
+        """
+        path = self.second / MESH
+        if not path.is_file():
+            raise RunFolderError(f"{path} is missing: no finished run is there. Make the model first.")
+        try:
+            with np.load(path, allow_pickle=False) as archive:
+                mesh = DenseMesh(archive["vertices"], archive["faces"], archive.get("colors"))
+        except (KeyError, ValueError, OSError, zipfile.BadZipFile):
+            raise RunFolderError(f"{path} cannot be read as a mesh; make the model again.") from None
+        good = mesh.vertices.ndim == mesh.faces.ndim == 2 and len(mesh.faces) and mesh.faces.min() >= 0
+        if not good or mesh.faces.max() >= len(mesh.vertices):
+            raise RunFolderError(f"{path} is no mesh; make the model again.")
+        return mesh
 
     def write_views_archive(self) -> Path:
         """Pack the ten images under their views' names into views.zip and return its path."""

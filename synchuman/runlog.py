@@ -12,11 +12,16 @@ from importlib.metadata import version
 from typing import Any
 
 from synchuman import __version__
-from synchuman.events import Cancelled, Done
+from synchuman.events import Cancelled, Done, Progress
 from synchuman.runfolder import RunFolder
 from synchuman.settings import Settings
 
-ORDER = ("cut-out", "stage 1", "surface", "atlas", "texture")
+TEXTURING = ("surface", "atlas", "texture")
+# Stages of sampling steps, and the setting that says how many.
+SAMPLED = {"stage 1": "stage1_steps", "stage 2": "stage2_steps"}
+# Seconds of a stage, or of one of its steps, until the first run has measured them. What a step of Stage 1
+# takes is not guessed: it differs a hundredfold between machines.
+TYPICAL = {"cut-out": 1.5, "preview": 6.0, "stage 2": 1.0, "surface": 3.0, "atlas": 2.0, "texture": 5.0}
 PACKAGES = ("torch", "numpy", "diffusers", "transformers")
 
 
@@ -24,7 +29,13 @@ class RunLog:
     """The record behind run.json; written when the run starts, and when it ends in whatever way."""
 
     def __init__(
-        self, folder: RunFolder, settings: Settings, about: dict[str, Any], typical: dict[str, float]
+        self,
+        folder: RunFolder,
+        settings: Settings,
+        about: dict[str, Any],
+        stages: tuple[str, ...],
+        typical: dict[str, float],
+        before: dict[str, Any] | None = None,
     ) -> None:
         """Start a record.
 
@@ -32,33 +43,39 @@ class RunLog:
             folder: Where run.json goes.
             settings: Of this run.
             about: Variant, device and dtype.
-            typical: Seconds per stage and (for "stage 1") per step in earlier runs; this run updates it.
+            stages: What the run does, in order.
+            typical: Seconds per stage, of sampled ones per step, in earlier runs; this run updates it.
+            before: The record of an earlier run in this folder that this one goes on from.
         """
+        before = before or {}
         self.folder = folder
         self.faces = 0
+        self.stages = stages
+        self.stage2 = before.get("stage2", "stage 2" in stages)
         self._settings = settings
         self._about = about
         self._typical = typical
-        self._created = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        self._created = before.get("created") or datetime.now(timezone.utc).isoformat(timespec="seconds")
+        self._before = before
         self._seconds: dict[str, float] = {}
         self._memory: dict[str, int] = {}
-        self._warnings: tuple[str, ...] = ()
+        self._warnings: tuple[str, ...] = tuple(before.get("warnings", ()))
         self._stage: str | None = None
         self._began = 0.0
 
     @contextmanager
     def recorded(self) -> Iterator[None]:
         """Write run.json as running, then as done, cancelled or failed, whichever way the block ends."""
-        self._write("running")
+        self.write("running")
         try:
             yield
         except (Cancelled, GeneratorExit):
-            self._write("cancelled")
+            self.write("cancelled")
             raise
         except BaseException as error:
-            self._write("failed", error=f"{type(error).__name__}: {error}")
+            self.write("failed", error=f"{type(error).__name__}: {error}")
             raise
-        self._write("done")
+        self.write("done")
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
@@ -69,29 +86,12 @@ class RunLog:
         finally:
             self._leave()
 
-    def eta(self, stage: str | None = None, step: int = 0, total: int = 0) -> float | None:
-        """Estimate the seconds to the end of the run; None before anything is known of the sampling steps.
-
-        Args:
-            stage: The stage that reports; a new one ends the clock of the one before.
-            step: Steps done in it.
-            total: Steps of it.
-        """
-        if stage is not None and stage != self._stage:
+    def progress(self, stage: str, step: int, total: int) -> Progress:
+        """Return the event of a step; a stage that was not entered begins, and ends the one before."""
+        if stage != self._stage:
             self._leave()
             self._enter(stage)
-        current = self._stage or ORDER[0]
-        elapsed = time.perf_counter() - self._began
-        if current == "stage 1" and step:
-            self._typical["step"] = elapsed / step
-        if "step" not in self._typical:
-            return None
-        expected = {**self._typical, "stage 1": self._typical["step"] * self._settings.stage1_steps}
-        left = max(expected.get(current, 0.0) - elapsed, 0.0)
-        if step and total:
-            left = elapsed / step * (total - step)
-        later = ORDER[ORDER.index(current) + 1 :] if current in ORDER else ()
-        return left + sum(expected.get(name, 0.0) for name in later)
+        return Progress(stage, step, total, self._eta(stage, step, total), self.stages)
 
     def about_model(self) -> dict[str, Any]:
         """Return what a GLB tells about its making."""
@@ -99,37 +99,34 @@ class RunLog:
             "app": f"SyncHuman Studio {__version__}",
             "variant": self._about["variant"],
             "settings": self._settings.model_dump(),
+            "stage2": self.stage2,
             "note": "Generated by a model from one photo; unseen parts are invented.",
         }
 
-    def done(self, warnings: tuple[str, ...]) -> Done:
-        """Return the event that ends the run."""
-        self._warnings = warnings
+    def done(self, warnings: tuple[str, ...] = ()) -> Done:
+        """Return the event that ends the run, with more warnings for its record."""
+        self._warnings += warnings
         return Done(
-            self.folder.path, self.folder.model, dict(self._seconds), self.faces, peak_memory(), warnings
+            folder=self.folder.path,
+            glb=self.folder.model,
+            seconds=dict(self._seconds),
+            faces=self.faces,
+            peak_memory=peak_memory(),
+            warnings=self._warnings,
+            stage2=self.stage2,
         )
 
-    def _enter(self, stage: str) -> None:
-        self._stage, self._began = stage, time.perf_counter()
-
-    def _leave(self) -> None:
-        if self._stage is None:
-            return
-        self._seconds[self._stage] = round(time.perf_counter() - self._began, 3)
-        self._memory[self._stage] = peak_memory()
-        if self._stage != "stage 1":
-            self._typical[self._stage] = self._seconds[self._stage]
-        self._stage = None
-
-    def _write(self, status: str, error: str | None = None) -> None:
+    def write(self, status: str, error: str | None = None) -> None:
+        """Write run.json."""
         record = {
             "status": status,
             "created": self._created,
             **self._about,
+            "stage2": self.stage2,
             "seed": self._settings.seed,
             "settings": self._settings.model_dump(),
-            "seconds": self._seconds,
-            "peak_memory": self._memory,
+            "seconds": {**self._before.get("seconds", {}), **self._seconds},
+            "peak_memory": {**self._before.get("peak_memory", {}), **self._memory},
             "faces": self.faces,
             "warnings": list(self._warnings),
             "versions": {
@@ -141,6 +138,35 @@ class RunLog:
         if error is not None:
             record["error"] = error
         self.folder.write_record(record)
+
+    def _eta(self, stage: str, step: int, total: int) -> float | None:
+        """Estimate the seconds to the end of the run; None while nothing is known of a stage ahead."""
+        elapsed = time.perf_counter() - self._began
+        if stage in SAMPLED and step:
+            self._typical[stage] = elapsed / step
+        ahead = self.stages[self.stages.index(stage) :] if stage in self.stages else (stage,)
+        if any(name not in self._typical for name in ahead):
+            return None
+        left = max(self._expected(stage) - elapsed, 0.0)
+        if step and total:
+            left = elapsed / step * (total - step)
+        return left + sum(self._expected(name) for name in ahead[1:])
+
+    def _expected(self, stage: str) -> float:
+        steps = getattr(self._settings, SAMPLED[stage]) if stage in SAMPLED else 1
+        return self._typical[stage] * steps
+
+    def _enter(self, stage: str) -> None:
+        self._stage, self._began = stage, time.perf_counter()
+
+    def _leave(self) -> None:
+        if self._stage is None:
+            return
+        self._seconds[self._stage] = round(time.perf_counter() - self._began, 3)
+        self._memory[self._stage] = peak_memory()
+        if self._stage not in SAMPLED:
+            self._typical[self._stage] = self._seconds[self._stage]
+        self._stage = None
 
 
 def peak_memory() -> int:

@@ -28,6 +28,20 @@ class Settings(BaseModel):
         title="Guidance",
         description="How strictly the views follow the photo. 1 is off (and twice as fast).",
     )
+    stage2_steps: int = Field(
+        12,
+        ge=1,
+        le=100,
+        title="Stage 2 steps",
+        description="Sampling steps of the fine surface. More is slower and finer.",
+    )
+    stage2_guidance: float = Field(
+        2.0,
+        ge=1.0,
+        le=10.0,
+        title="Stage 2 guidance",
+        description="How strictly the fine surface follows the photo. 1 is off (and nearly twice as fast).",
+    )
     seed: int = Field(
         43,
         ge=0,
@@ -58,9 +72,30 @@ class Settings(BaseModel):
 
 
 PRESETS: dict[str, dict[str, Any]] = {
-    "Fast": {"stage1_steps": 8, "guidance": 1.0, "texture_size": 1024, "faces": 20_000},
-    "Balanced": {"stage1_steps": 16, "guidance": 2.0, "texture_size": 2048, "faces": 30_000},
-    "Best": {"stage1_steps": 40, "guidance": 2.5, "texture_size": 4096, "faces": 60_000},
+    "Fast": {
+        "stage1_steps": 8,
+        "guidance": 1.0,
+        "stage2_steps": 6,
+        "stage2_guidance": 1.0,
+        "texture_size": 1024,
+        "faces": 20_000,
+    },
+    "Balanced": {
+        "stage1_steps": 16,
+        "guidance": 2.0,
+        "stage2_steps": 12,
+        "stage2_guidance": 2.0,
+        "texture_size": 2048,
+        "faces": 30_000,
+    },
+    "Best": {
+        "stage1_steps": 40,
+        "guidance": 2.5,
+        "stage2_steps": 25,
+        "stage2_guidance": 2.0,
+        "texture_size": 4096,
+        "faces": 60_000,
+    },
 }
 DEFAULT_PRESET = "Balanced"
 

@@ -16,14 +16,14 @@ Checkpoint = Callable[[str, int, int], None]
 def stream_progress(
     work: Callable[[Checkpoint], Result],
     stop: threading.Event | None,
-    eta: Callable[[str, int, int], float | None],
+    report: Callable[[str, int, int], Progress],
 ) -> Generator[Progress, None, Result]:
     """Run `work` in a thread of its own and yield its checkpoints while it goes.
 
     Args:
         work: Called with a checkpoint (stage, step, total), which raises Cancelled to stop it.
         stop: Set from outside to stop the work at its next checkpoint.
-        eta: Estimates the seconds to the end of the run at a checkpoint.
+        report: Makes the event of a checkpoint.
 
     Returns:
         What `work` returned (as the value of `yield from`). Whatever it raised is raised here.
@@ -36,7 +36,7 @@ def stream_progress(
     def checkpoint(stage: str, step: int, total: int) -> None:
         if abandoned.is_set() or (stop is not None and stop.is_set()):
             raise Cancelled("The run was stopped.")
-        reports.put(Progress(stage, step, total, eta(stage, step, total)))
+        reports.put(report(stage, step, total))
 
     def body() -> None:
         try:
@@ -49,8 +49,8 @@ def stream_progress(
     thread = threading.Thread(target=body, name="surface", daemon=True)
     thread.start()
     try:
-        while (report := reports.get()) is not None:
-            yield report
+        while (event := reports.get()) is not None:
+            yield event
     finally:
         # A reader that closes the stream must not leave the work running behind its back.
         abandoned.set()

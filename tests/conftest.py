@@ -1,8 +1,9 @@
-"""Fixtures shared by tests: a photo of a drawn person, weights (shipped, or random of the same sizes), a pipeline."""
+"""Fixtures shared by tests: a photo of a drawn person, weights (shipped, Stage 2 random before), a pipeline."""
 
 from __future__ import annotations
 
 import io
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,8 @@ from PIL import Image, ImageDraw
 
 if TYPE_CHECKING:
     from synchuman.pipeline import SyncHuman
+    from synchuman.stage2.config import Stage2Config
+    from synchuman.stage2.networks import Stage2Networks
 
 SHIPPED = Path(__file__).resolve().parents[1] / "assets" / "mini"
 
@@ -61,23 +64,45 @@ def person_png() -> bytes:
 
 @pytest.fixture(scope="session")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The shipped weights; before they are there, random ones of the same sizes, with a full cube as structure."""
-    if (SHIPPED / "variant.json").is_file():
+    """The shipped weights; while they have no Stage 2, with a random one of mini's sizes beside them."""
+    if "stage2" in json.loads((SHIPPED / "variant.json").read_text()):
         return SHIPPED
+    from synchuman.stage2.networks import save_stage2
+    from synchuman.stage2.variants import MINI
+
+    folder = link_stage1(tmp_path_factory.mktemp("weights"))
+    save_stage2(random_stage2(MINI), MINI, folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def stage1_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The shipped weights of Stage 1 alone."""
+    return link_stage1(tmp_path_factory.mktemp("stage1"))
+
+
+def link_stage1(folder: Path) -> Path:
+    """Lay the shipped Stage 1 out in a folder of its own."""
+    for file in SHIPPED.glob("*.safetensors"):
+        if file.name not in ("slat_flow.safetensors", "mesh_decoder.safetensors"):
+            (folder / file.name).symlink_to(file.resolve())
+    stages = json.loads((SHIPPED / "variant.json").read_text())
+    (folder / "variant.json").write_text(json.dumps({"stage1": stages["stage1"]}))
+    return folder
+
+
+def random_stage2(config: Stage2Config, seed: int = 0) -> Stage2Networks:
+    """Build Stage 2 with random weights whose surface is about that of its voxels: noise would be all surface."""
     import torch
 
-    from synchuman.stage1.networks import build_networks
-    from synchuman.stage1.stage1 import Stage1
-    from synchuman.stage1.variants import MINI
+    from synchuman.stage2.mesh_decoder import SDF
+    from synchuman.stage2.networks import build_stage2
 
-    folder = tmp_path_factory.mktemp("weights")
-    networks = build_networks(MINI)
-    # Noise has a surface everywhere: a cube is quick to mesh.
-    last = [layer for layer in networks.structure_decoder.modules() if isinstance(layer, torch.nn.Conv3d)][-1]
-    torch.nn.init.zeros_(last.weight)
-    torch.nn.init.ones_(last.bias)
-    Stage1(networks, MINI).save(folder)
-    return folder
+    networks = build_stage2(config, seed)
+    with torch.no_grad():
+        networks.mesh_decoder.out_layer.weight *= 0.05
+        networks.mesh_decoder.out_layer.bias[SDF] = -0.3
+    return networks
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,8 @@ import trimesh
 from conftest import encode
 
 ROOT = Path(__file__).resolve().parents[1]
-QUICK = ["--stage1_steps", "1", "--guidance", "1", "--faces", "1000", "--texture-size", "256"]
+QUICK = ["--stage1_steps", "1", "--guidance", "1", "--stage2-steps", "1", "--stage2_guidance", "1"]
+QUICK += ["--faces", "1000", "--texture-size", "256"]
 
 
 def call(*arguments: object, script: str | None = None) -> subprocess.CompletedProcess[str]:
@@ -23,7 +24,7 @@ def call(*arguments: object, script: str | None = None) -> subprocess.CompletedP
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
 
 
-def test_run_then_skip_stage1(weights: Path, person_png: bytes, tmp_path: Path) -> None:
+def test_run_then_retexture_then_skip_stage1(weights: Path, person_png: bytes, tmp_path: Path) -> None:
     photo = tmp_path / "photo.png"
     photo.write_bytes(person_png)
     work = tmp_path / "work"
@@ -32,12 +33,26 @@ def test_run_then_skip_stage1(weights: Path, person_png: bytes, tmp_path: Path) 
     assert first.stdout.strip() == str(work / "SecondStage" / "output.glb")
     assert len(trimesh.load(work / "SecondStage" / "output.glb", force="mesh").faces) > 300
 
+    first_record = json.loads((work / "run.json").read_text())
+    assert first_record["stage2"] and first_record["faces"] < 1100
+
     (work / "SecondStage" / "output.glb").unlink()
-    again = call("run", "--workdir", work, "--skip_stage1", "--variant", weights, *QUICK)
+    again = call("run", "--workdir", work, "--retexture", "--faces", "4000")
     assert again.returncode == 0, again.stderr
+    record = json.loads((work / "run.json").read_text())
+    assert record["faces"] > 3900 and record["settings"] == {**first_record["settings"], "faces": 4000}
+
+    (work / "SecondStage" / "output.glb").unlink()
+    (work / "OneStage" / "latent.npz").unlink()
+    arguments = ("run", "--workdir", work, "--skip_stage1", "--variant", weights, *QUICK)
+    lost = call(*arguments)
+    assert lost.returncode == 3 and "latent.npz" in lost.stderr and "--carve" in lost.stderr
+    again = call(*arguments, "--carve", "--stage1-only")
+    assert again.returncode == 0, again.stderr
+    assert "carved" in again.stderr and "left out" in again.stderr
     assert (work / "SecondStage" / "output.glb").is_file()
     record = json.loads((work / "run.json").read_text())
-    assert record["status"] == "done" and "stage 1" not in record["seconds"]
+    assert record["status"] == "done" and not record["stage2"] and "stage 1" not in record["seconds"]
 
 
 @pytest.mark.parametrize(
@@ -65,6 +80,10 @@ def test_bad_photo_and_missing_photo(weights: Path, tmp_path: Path) -> None:
     result = call("run", "--image", tmp_path / "none.png", "--workdir", tmp_path / "work")
     assert result.returncode == 3 and "none.png" in result.stderr
     assert call("run", "--workdir", tmp_path / "work").returncode == 3
+    photo = ("--image", empty)
+    for options in (("--carve", *photo), ("--skip_stage1", *photo), ("--retexture", "--skip_stage1")):
+        result = call("run", "--workdir", tmp_path / "work", *options)
+        assert result.returncode == 3 and options[0] in result.stderr
     assert call("run", "--workdir", tmp_path, "--nonsense").returncode == 2
 
 

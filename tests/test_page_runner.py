@@ -150,6 +150,11 @@ def test_cards_escape_and_count() -> None:
     assert "<script>" not in cards.note("<script>", "error")
     card = cards.progress(Progress("stage 1", 8, 16, 12.4))
     assert "step 8 of 16" in card and "about 12 s left" in card
+    assert "Fine surface" in card
+    coarse = cards.progress(
+        Progress("texture", 9, 9, 0.0, ("cut-out", "stage 1", "surface", "atlas", "texture"))
+    )
+    assert "Fine surface" not in coarse and 'aria-valuenow="100"' in coarse
 
 
 def test_sweep_keeps_what_is_new(tmp_path: Path) -> None:

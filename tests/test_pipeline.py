@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 from pathlib import Path
 
@@ -25,13 +26,23 @@ from synchuman.pipeline import SyncHuman
 from synchuman.placement import choose_device, choose_dtype, variant_folder
 from synchuman.runfolder import RunFolder, RunFolderError, StageOneFiles
 from synchuman.settings import Settings
+from synchuman.surface.mesh import DenseMesh
 from synchuman.worker import stream_progress
 
-QUICK = Settings(stage1_steps=2, guidance=1.0, faces=1500, texture_size=256, seed=7)
+QUICK = Settings(
+    stage1_steps=2, guidance=1.0, stage2_steps=2, stage2_guidance=1.0, faces=1500, texture_size=256, seed=7
+)
+STAGES = ["cut-out", "stage 1", "preview", "stage 2", "surface", "atlas", "texture"]
+COARSE_STAGES = ["cut-out", "stage 1", "surface", "atlas", "texture"]
 
 
 def status(folder: Path) -> str:
     return json.loads((folder / "run.json").read_text())["status"]
+
+
+def closed(model: trimesh.Trimesh) -> bool:
+    """Whether a model is watertight where the charts of its texture meet, too."""
+    return trimesh.Trimesh(model.vertices, model.faces).is_watertight
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +60,8 @@ def test_photo_to_glb(finished: tuple[Path, list[Event]]) -> None:
     model = trimesh.load(done.glb, force="mesh")
     assert len(model.faces) == done.faces > 500
     assert model.extents[1] == pytest.approx(1.7, abs=0.02)
-    assert set(done.seconds) == {"cut-out", "stage 1", "surface", "atlas", "texture"}
+    assert closed(model)
+    assert list(done.seconds) == STAGES and done.stage2 and not done.warnings
     assert 2**26 < done.peak_memory < 8 * 2**30
 
 
@@ -63,7 +75,12 @@ def test_events_come_in_order(finished: tuple[Path, list[Event]]) -> None:
     steps = [event for event in events if isinstance(event, Progress) and event.stage == "stage 1"]
     assert [event.step for event in steps] == [0, 1, 2] and steps[-1].eta is not None
     stages = dict.fromkeys(event.stage for event in events if isinstance(event, Progress))
-    assert list(stages) == ["cut-out", "stage 1", "surface", "atlas", "texture"]
+    assert list(stages) == STAGES
+    assert {event.stages for event in events if isinstance(event, Progress)} == {tuple(STAGES)}
+    fine = [event for event in events if isinstance(event, Progress) and event.stage == "stage 2"]
+    assert [(event.step, event.total) for event in fine] == [(0, 2), (1, 2), (2, 2)]
+    look = next(i for i, event in enumerate(events) if isinstance(event, CoarseMeshReady))
+    assert look < events.index(fine[0])
 
 
 def test_folder_has_the_published_layout(finished: tuple[Path, list[Event]]) -> None:
@@ -73,13 +90,14 @@ def test_folder_has_the_published_layout(finished: tuple[Path, list[Event]]) -> 
         "input.png",
         "concat.png",
     }
-    assert names == images | {"latent.npz", "voxel.ply", "structure_logits.npz"}
+    assert names == images | {"latent.npz", "voxel.ply", "structure_logits.npz", "coarse.glb"}
+    assert {path.name for path in (folder / "SecondStage").iterdir()} == {"output.glb", "mesh.npz"}
     with np.load(folder / "OneStage" / "latent.npz") as archive:
         coords = archive["coords"]
     assert coords.dtype == np.float32 and coords.shape[1] == 4 and not coords[:, 0].any()
     assert len(trimesh.load(folder / "OneStage" / "voxel.ply").vertices) == len(coords)
     record = json.loads((folder / "run.json").read_text())
-    assert record["status"] == "done" and record["seed"] == 7
+    assert record["status"] == "done" and record["seed"] == 7 and record["stage2"] is True
     assert Settings(**record["settings"]) == QUICK
     assert set(record["peak_memory"]) == set(record["seconds"])
     assert not list(folder.rglob(".*"))
@@ -98,16 +116,117 @@ def test_same_seed_same_model_other_seed_other_views(
     assert not np.array_equal(first.colors, other.colors)
 
 
-def test_resume_rebuilds_the_model_without_sampling(
-    pipeline: SyncHuman, finished: tuple[Path, list[Event]]
+def test_resume_goes_on_from_the_views(
+    pipeline: SyncHuman, finished: tuple[Path, list[Event]], tmp_path: Path
 ) -> None:
     folder, _ = finished
-    events = list(pipeline.resume(QUICK.model_copy(update={"faces": 1000}), folder))
-    assert isinstance(events[-1], Done)
-    assert not any(isinstance(event, Progress) and event.stage == "stage 1" for event in events)
+    first = pipeline_copy(folder, tmp_path)
+    events = list(pipeline.resume(QUICK, first))
+    assert isinstance(events[-1], Done) and events[-1].stage2
+    assert list(events[-1].seconds) == STAGES[2:]
+    # The seed draws Stage 2's noise as well: the same views give the same model.
+    assert equal(RunFolder(first).read_mesh(), RunFolder(folder).read_mesh())
+    list(pipeline.resume(QUICK.model_copy(update={"seed": 8}), first))
+    assert not equal(RunFolder(first).read_mesh(), RunFolder(folder).read_mesh())
 
 
-@pytest.mark.parametrize(("stage", "step"), [("stage 1", 0), ("stage 1", 1), ("surface", 2), ("texture", 1)])
+def pipeline_copy(folder: Path, to: Path) -> Path:
+    return Path(shutil.copytree(folder, to / "copy"))
+
+
+def equal(one: DenseMesh, other: DenseMesh) -> bool:
+    same = one.vertices.shape == other.vertices.shape and np.array_equal(one.vertices, other.vertices)
+    return same and np.array_equal(one.colors, other.colors)
+
+
+def test_stage_1_alone_is_said(
+    stage1_weights: Path, person_png: bytes, tmp_path: Path, pipeline: SyncHuman
+) -> None:
+    alone = SyncHuman.load(str(stage1_weights), device="cpu")
+    assert alone.stage2 is None
+    asked = list(pipeline.run(person_png, QUICK, tmp_path / "asked", stage1_only=True))
+    lacking = list(alone.run(person_png, QUICK, tmp_path / "lacking"))
+    for events, folder, reason in ((asked, "asked", "as asked"), (lacking, "lacking", "no Stage 2")):
+        done = events[-1]
+        assert isinstance(done, Done) and not done.stage2
+        assert [reason in sentence for sentence in done.warnings] == [True]
+        record = json.loads((tmp_path / folder / "run.json").read_text())
+        assert record["stage2"] is False and reason in record["warnings"][0]
+        assert list(done.seconds) == COARSE_STAGES
+        coarse = tmp_path / folder / "OneStage" / "coarse.glb"
+        assert coarse.read_bytes() == done.glb.read_bytes()
+        assert closed(trimesh.load(done.glb, force="mesh"))
+        assert extras(done.glb)["stage2"] is False
+
+
+def extras(path: Path) -> dict[str, object]:
+    """What a GLB tells about its making."""
+    glb = path.read_bytes()
+    return json.loads(glb[20 : 20 + int.from_bytes(glb[12:16], "little")])["asset"]["extras"]
+
+
+def test_retexture_needs_no_sampling_and_no_weights(
+    finished: tuple[Path, list[Event]], tmp_path: Path
+) -> None:
+    folder = pipeline_copy(finished[0], tmp_path)
+    before = json.loads((folder / "run.json").read_text())
+    other = Settings(faces=1000, texture_size=512, stage1_steps=99, seed=1)
+    events = list(SyncHuman.retexture(other, folder))
+    done = events[-1]
+    assert isinstance(done, Done) and done.stage2 and done.faces == pytest.approx(1000, rel=0.02)
+    assert "stage 1" not in done.seconds
+    assert {event.stage for event in events if isinstance(event, Progress)} == {"surface", "atlas", "texture"}
+    record = json.loads((folder / "run.json").read_text())
+    # How it was sampled stays on record; what changed is there, too.
+    assert Settings(**record["settings"]) == QUICK.model_copy(update={"faces": 1000, "texture_size": 512})
+    assert record["seconds"]["stage 1"] == before["seconds"]["stage 1"]
+    assert record["created"] == before["created"] and record["faces"] == done.faces
+    stop = threading.Event()
+    stop.set()
+    with pytest.raises(Cancelled):
+        list(SyncHuman.retexture(QUICK, folder, stop))
+    assert json.loads((folder / "run.json").read_text()) == record
+
+
+def test_retexture_says_what_is_missing(finished: tuple[Path, list[Event]], tmp_path: Path) -> None:
+    with pytest.raises(RunFolderError, match=r"run\.json"):
+        list(SyncHuman.retexture(QUICK, tmp_path))
+    folder = pipeline_copy(finished[0], tmp_path)
+    (folder / "SecondStage" / "mesh.npz").write_bytes(b"PK broken")
+    with pytest.raises(RunFolderError, match="cannot be read as a mesh"):
+        list(SyncHuman.retexture(QUICK, folder))
+    (folder / "SecondStage" / "mesh.npz").unlink()
+    with pytest.raises(RunFolderError, match=r"mesh\.npz is missing"):
+        list(SyncHuman.retexture(QUICK, folder))
+
+
+def test_a_published_folder_goes_on(
+    pipeline: SyncHuman, finished: tuple[Path, list[Event]], tmp_path: Path
+) -> None:
+    """The published code leaves images and latent.npz; a folder without even that can be carved."""
+    folder = tmp_path / "published"
+    (folder / "OneStage").mkdir(parents=True)
+    for file in (finished[0] / "OneStage").iterdir():
+        if file.suffix == ".png" or file.name == "latent.npz":
+            shutil.copy(file, folder / "OneStage")
+    done = list(pipeline.resume(QUICK, folder))[-1]
+    assert isinstance(done, Done) and done.stage2
+    assert equal(RunFolder(folder).read_mesh(), RunFolder(finished[0]).read_mesh())
+    (folder / "OneStage" / "latent.npz").unlink()
+    with pytest.raises(RunFolderError, match=r"latent\.npz.*--carve"):
+        list(pipeline.resume(QUICK, folder))
+    done = list(pipeline.resume(QUICK, folder, carve=True))[-1]
+    assert isinstance(done, Done) and done.stage2 and "carved" in done.warnings[0]
+    opaque = np.full((8, 8, 4), 255, np.uint8)
+    (folder / "OneStage" / "input.png").write_bytes(encode(opaque))
+    with pytest.raises(RunFolderError, match="transparent"):
+        list(pipeline.resume(QUICK, folder, carve=True))
+
+
+@pytest.mark.parametrize(
+    ("stage", "step"),
+    [("stage 1", 0), ("stage 1", 1), ("preview", 12), ("stage 2", 1), ("surface", 2), ("texture", 1)],
+)
 def test_stop_takes_effect_at_the_next_step(
     pipeline: SyncHuman, person_png: bytes, tmp_path: Path, stage: str, step: int
 ) -> None:
@@ -118,8 +237,8 @@ def test_stop_takes_effect_at_the_next_step(
             later += stop.is_set() and isinstance(event, Progress)
             if isinstance(event, Progress) and (event.stage, event.step) == (stage, step):
                 stop.set()
-    # Surface and texture work ahead of their reader by what was reported before the flag was set.
-    assert later <= (0 if stage == "stage 1" else 3)
+    # Surfaces and textures are made ahead of their reader by what was reported before the flag was set.
+    assert later <= (0 if stage in ("stage 1", "stage 2") else 3)
     assert status(tmp_path) == "cancelled"
     assert not (tmp_path / "SecondStage" / "output.glb").exists()
 
@@ -200,7 +319,7 @@ def test_work_that_fails_raises_in_the_reader() -> None:
         raise RuntimeError("no luck")
 
     with pytest.raises(RuntimeError, match="no luck"):
-        list(stream_progress(work, None, lambda stage, step, total: None))
+        list(stream_progress(work, None, Progress))
 
 
 def test_names_of_places() -> None:

@@ -10,9 +10,9 @@ import zipfile
 from pathlib import Path
 from typing import IO
 
+from synchuman.runfolder import FIRST_STAGE, MESH, RECORD, SECOND_STAGE
 from synchuman.serving.jobs import PHOTO, DiskFull
 
-FIRST_STAGE = "OneStage"
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -53,15 +53,16 @@ def make(folder: Path, photo: bytes | None) -> None:
 
 
 def inherit(folder: Path, parent: Path) -> None:
-    """Give a job the views of another one; linked, as a run's files are never changed in place."""
-    target = folder / FIRST_STAGE
-    target.mkdir()
-    for file in sorted((parent / FIRST_STAGE).iterdir()):
-        if not file.name.startswith("."):
-            try:
-                os.link(file, target / file.name)
-            except OSError:  # a file system without links
-                shutil.copyfile(file, target / file.name)
+    """Give a job the views, mesh and record of another one; linked, as files are never changed in place."""
+    for file in (*sorted((parent / FIRST_STAGE).iterdir()), parent / SECOND_STAGE / MESH, parent / RECORD):
+        if file.name.startswith(".") or not file.is_file():
+            continue
+        target = folder / file.relative_to(parent)
+        target.parent.mkdir(exist_ok=True)
+        try:
+            os.link(file, target)
+        except OSError:  # a file system without links
+            shutil.copyfile(file, target)
 
 
 def listed(folder: Path) -> dict[str, Path]:

@@ -1,0 +1,169 @@
+"""The steps of a run, each a stream of events that ends with what the next step needs."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Generator
+from typing import TYPE_CHECKING
+
+from synchuman.events import Cancelled, CoarseMeshReady, CutoutReady, Event, ViewsReady
+from synchuman.runfolder import RunFolder, StageOneFiles
+from synchuman.runlog import RunLog
+from synchuman.settings import Settings
+from synchuman.worker import Checkpoint, stream_progress
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from synchuman.photo import PreparedPhoto
+    from synchuman.stage1.stage1 import Stage1
+    from synchuman.stage2.stage2 import Stage2, Stage2Result
+    from synchuman.surface.mesh import DenseMesh
+
+# The coarse mesh is a first look while Stage 2 goes on.
+PREVIEW_FACES, PREVIEW_TEXTURE = 20_000, 1024
+PREVIEW_PARTS = {"surface": 0, "atlas": 1, "texture": 2}
+PART_STEPS = 10
+
+Stop = threading.Event | None
+
+
+def cut_out(
+    photo: bytes, settings: Settings, person: int | None, log: RunLog
+) -> Generator[Event, None, PreparedPhoto]:
+    """Cut the person out of the photo."""
+    from synchuman.photo import prepare
+
+    with log.timed("cut-out"):
+        yield log.progress("cut-out", 0, 1)
+        prepared = prepare(photo, settings.matting, person)
+    yield CutoutReady(prepared.cutout)
+    return prepared
+
+
+def sample_views(
+    stage1: Stage1, rgba: np.ndarray, settings: Settings, log: RunLog, stop: Stop
+) -> Generator[Event, None, StageOneFiles]:
+    """Sample the views and the structure, and write them."""
+    from synchuman.stage1.stage1 import Stage1Result
+
+    total, preview_every = settings.stage1_steps, stage1.config.preview_interval
+    with log.timed("stage 1"):
+        check(stop)
+        yield log.progress("stage 1", 0, total)
+        for step in stage1.sample(rgba, total, settings.guidance, settings.seed, preview_every):
+            check(stop)
+            if isinstance(step, Stage1Result):
+                result = step
+                continue
+            yield log.progress("stage 1", step.step, step.total)
+            if step.preview is not None:
+                yield ViewsReady(*step.preview, final=False)
+        files = StageOneFiles(rgba, result.colors, result.normals, result.structure_logits)
+        log.folder.write_stage_one(files)
+    yield ViewsReady(files.colors, files.normals, final=True)
+    return files
+
+
+def preview(
+    files: StageOneFiles, settings: Settings, log: RunLog, stop: Stop
+) -> Generator[Event, None, None]:
+    """Make a quick coarse mesh to look at while Stage 2 goes on."""
+    from synchuman.surface.build import build_coarse
+    from synchuman.surface.export import to_glb
+
+    faces, size = min(settings.faces, PREVIEW_FACES), min(settings.texture_size, PREVIEW_TEXTURE)
+
+    def work(checkpoint: Checkpoint) -> bytes:
+        def part(stage: str, step: int, total: int) -> None:
+            done = PREVIEW_PARTS[stage] * PART_STEPS + step * PART_STEPS // total
+            checkpoint("preview", done, PART_STEPS * len(PREVIEW_PARTS))
+
+        mesh = build_coarse(files.logits, files.colors, files.normals, files.rgba, faces, size, part)
+        return to_glb(mesh, metadata={**log.about_model(), "stage2": False})
+
+    with log.timed("preview"):
+        glb = yield from stream_progress(work, stop, log.progress)
+    yield CoarseMeshReady(log.folder.write_coarse(glb))
+
+
+def refine(
+    stage2: Stage2, files: StageOneFiles, settings: Settings, log: RunLog, stop: Stop
+) -> Generator[Event, None, Stage2Result]:
+    """Sample and decode the fine surface's features at the voxels of the structure."""
+    from synchuman.stage2.stage2 import Stage2Result
+    from synchuman.surface.cleaning import drop_small_parts
+
+    total = settings.stage2_steps
+    with log.timed("stage 2"):
+        check(stop)
+        yield log.progress("stage 2", 0, total)
+        occupied = drop_small_parts(files.logits > 0)
+        for step in stage2.sample(
+            files.colors, files.normals, files.rgba, occupied, total, settings.stage2_guidance, settings.seed
+        ):
+            check(stop)
+            if isinstance(step, Stage2Result):
+                result = step
+                continue
+            yield log.progress("stage 2", step.step, step.total)
+    return result
+
+
+def texture(
+    extract: Callable[[Checkpoint], DenseMesh],
+    views: tuple[np.ndarray, np.ndarray, np.ndarray],
+    settings: Settings,
+    log: RunLog,
+    stop: Stop,
+    keep: bool = True,
+) -> Generator[Event, None, bytes]:
+    """Extract, decimate and texture a surface, and write it as the model.
+
+    Args:
+        extract: Gives the surface; called with a checkpoint.
+        views: (rgba, colors, normals) as in `StageOneFiles`.
+        settings: For faces and texture size.
+        log: Gets the number of faces.
+        stop: Set it to stop.
+        keep: Write the surface, for retexturing; False when it was read from there.
+
+    Returns:
+        The GLB.
+    """
+    from synchuman.surface.build import image_sources, texture_mesh
+    from synchuman.surface.export import to_glb
+
+    rgba, colors, normals = views
+
+    def work(checkpoint: Checkpoint) -> bytes:
+        dense = extract(checkpoint)
+        sources = image_sources(colors, normals, rgba)
+        mesh = texture_mesh(dense, sources, settings.faces, settings.texture_size, checkpoint)
+        log.faces = len(mesh.faces)
+        glb = to_glb(mesh, metadata=log.about_model())
+        if keep:
+            log.folder.write_mesh(dense)
+        log.folder.write_model(glb)
+        return glb
+
+    check(stop)
+    with log.timed("surface"):
+        return (yield from stream_progress(work, stop, log.progress))
+
+
+def carve(folder: RunFolder) -> StageOneFiles:
+    """Read the views of a folder and take the structure from their masks."""
+    from synchuman.surface.build import image_sources
+    from synchuman.surface.carve import carve_structure
+
+    rgba, colors, normals = folder.read_views()
+    return StageOneFiles(
+        rgba, colors, normals, carve_structure(image_sources(colors, normals, rgba), normals)
+    )
+
+
+def check(stop: Stop) -> None:
+    """Raise Cancelled when the run was stopped."""
+    if stop is not None and stop.is_set():
+        raise Cancelled("The run was stopped.")
