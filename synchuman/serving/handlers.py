@@ -137,6 +137,8 @@ class Handlers:
                 return {
                     **self._busy(False),
                     parts.status: cards.finished(event),
+                    parts.model: gr.update(value=str(event.glb), visible=True),
+                    parts.empty: hidden(),
                     parts.glb: gr.update(value=str(event.glb), visible=True),
                     parts.archive: gr.update(
                         value=str(RunFolder(event.folder).write_views_archive()), visible=True

@@ -1,4 +1,4 @@
-"""Measure a variant on people that training never saw, beside two baselines.
+"""Measure a variant on people that training never saw: its coarse and its fine surface, and two baselines.
 
 python -m synchuman evaluate --variant assets/mini --count 32 --out evaluation.json
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,11 @@ import torch
 
 from synchuman.settings import Settings
 from synchuman.stage1.stage1 import Stage1, Stage1Result
-from synchuman.surface.build import build_coarse
+from synchuman.stage2.stage2 import Stage2, Stage2Result
+from synchuman.surface.build import build_coarse, build_fine, image_sources
+from synchuman.surface.cleaning import drop_small_parts
+from synchuman.surface.mesh import TexturedMesh
+from synchuman.surface.preview import render
 from synchuman.training.baselines import fit_to_front, hull_of_front
 from synchuman.training.metrics import intersection_over_union, psnr, sample_surface, ssim, surface_errors
 from synchuman.training.people.person import BODY_FILE, FIRST_EVALUATION_SEED, make_person, open_studio
@@ -25,7 +30,7 @@ from synchuman.training.people.photo import degrade, draw_shot, render_photo
 from synchuman.training.people.sample import PHOTO_SALT
 from synchuman.training.people.views import place, render_views
 from synchuman.training.render import surface_voxels
-from synchuman.views import FRONT, NUM_BODY_VIEWS
+from synchuman.views import FRONT, NUM_BODY_VIEWS, VIEWS
 
 LOGGER = logging.getLogger(__name__)
 POINTS = 20_000
@@ -114,23 +119,66 @@ def measure_mesh(
     return {**errors, "iou_64": intersection_over_union(shell.numpy(), subject.occupancy)}
 
 
-def measure_variant(stage1: Stage1, subject: Subject, settings: Settings) -> dict[str, float]:
-    """Run Stage 1 and the coarse surface on a subject's photo and measure both."""
-    result = None
-    for event in stage1.sample(subject.photo, settings.stage1_steps, settings.guidance, settings.seed):
-        if isinstance(event, Stage1Result):
-            result = event
-    assert result is not None
-    mesh = build_coarse(
-        result.structure_logits, result.colors, result.normals, subject.photo,
-        settings.faces, settings.texture_size, lambda stage, step, total: None,
-    )  # fmt: skip
+def render_body_views(mesh: TexturedMesh, size: int) -> np.ndarray:
+    """Return a textured mesh as the four stored body views show it, on white; uint8 [4, size, size, 3]."""
+    views = []
+    for number, view in enumerate(VIEWS[:NUM_BODY_VIEWS]):
+        picture = render(mesh, 90.0 * number, size, extent=1.0).astype(np.float32)
+        alpha = picture[..., 3:] / 255
+        flat = picture[..., :3] * alpha + 255 * (1 - alpha)
+        views.append(flat[:, ::-1] if view.mirrored else flat)
+    return (np.stack(views) + 0.5).astype(np.uint8)
+
+
+def measure_textured(subject: Subject, mesh: TexturedMesh) -> dict[str, float]:
+    """Return what `measure_mesh` does and the PSNR of the mesh's renders against the true body views."""
     figures = measure_mesh(subject, mesh.vertices, mesh.faces, np.random.default_rng(0))
-    figures["iou_64"] = intersection_over_union(result.structure_logits > 0, subject.occupancy)
-    views = range(NUM_BODY_VIEWS)
-    figures["view_psnr_db"] = float(np.mean([psnr(result.colors[v], subject.colors[v]) for v in views]))
-    figures["view_ssim"] = float(np.mean([ssim(result.colors[v], subject.colors[v]) for v in views]))
+    renders = render_body_views(mesh, subject.colors.shape[1])
+    figures["render_psnr_db"] = float(np.mean([psnr(r, c) for r, c in zip(renders, subject.colors)]))
     return figures
+
+
+def measure_variant(
+    stage1: Stage1, stage2: Stage2 | None, subject: Subject, settings: Settings
+) -> dict[str, dict[str, float]]:
+    """Run a variant on a subject's photo and measure its surfaces.
+
+    Returns:
+        The figures of `variant`, the surface that users get, with those of the views and the structure; with
+        Stage 2 also those of `variant_coarse`, the surface of Stage 1 alone.
+    """
+    first = next(
+        event
+        for event in stage1.sample(subject.photo, settings.stage1_steps, settings.guidance, settings.seed)
+        if isinstance(event, Stage1Result)
+    )
+    views = first.colors, first.normals
+    size = settings.faces, settings.texture_size
+    coarse = build_coarse(first.structure_logits, *views, subject.photo, *size, checkpoint=_quiet)
+    rows = {"variant": measure_textured(subject, coarse)}
+    if stage2 is not None:
+        fine = next(
+            event
+            for event in stage2.sample(
+                *views, subject.photo, drop_small_parts(first.structure_logits > 0),
+                settings.stage2_steps, settings.stage2_guidance, settings.seed,
+            )
+            if isinstance(event, Stage2Result)
+        )  # fmt: skip
+        sources = image_sources(*views, subject.photo)
+        mesh = build_fine(fine.feats, fine.coords, fine.resolution, sources, *size, checkpoint=_quiet)
+        rows = {"variant_coarse": rows["variant"], "variant": measure_textured(subject, mesh)}
+    pairs = list(zip(first.colors[:NUM_BODY_VIEWS], subject.colors))
+    rows["variant"] |= {
+        "structure_iou_64": intersection_over_union(first.structure_logits > 0, subject.occupancy),
+        "view_psnr_db": float(np.mean([psnr(*pair) for pair in pairs])),
+        "view_ssim": float(np.mean([ssim(*pair) for pair in pairs])),
+    }
+    return rows
+
+
+def _quiet(stage: str, step: int, total: int) -> None:
+    """Hear of a step and go on."""
 
 
 def mean_body(body_file: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -144,28 +192,36 @@ def mean_body(body_file: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def evaluate(
-    variant: Path, count: int, settings: Settings, body_file: Path = BODY_FILE
+    variant: Path,
+    count: int,
+    settings: Settings,
+    body_file: Path = BODY_FILE,
+    device: torch.device | str = "cpu",
 ) -> dict[str, dict[str, float]]:
-    """Return mean figures of the variant, `hull` and `mean_body`; Chamfer also as median and worst.
+    """Return mean figures of the rows of `measure_variant`, `hull` and `mean_body`.
+
+    The Chamfer distance comes also as median and worst.
 
     Raises:
         FileNotFoundError: The variant or the body is not there; the message names the cure.
     """
-    stage1 = Stage1.load(variant)
+    stage1 = Stage1.load(variant, device)
+    stage2 = Stage2.load(variant, stage1.networks.image_encoder, device)
     body_vertices, body_faces = mean_body(body_file)
-    rows: dict[str, list[dict[str, float]]] = {"variant": [], "hull": [], "mean_body": []}
+    rows: dict[str, list[dict[str, float]]] = defaultdict(list)
     for number in range(count):
         subject = make_subject(FIRST_EVALUATION_SEED + number, stage1.config.image_size, body_file)
         rng = np.random.default_rng(number)
-        rows["variant"].append(measure_variant(stage1, subject, settings))
+        for row, figures in measure_variant(stage1, stage2, subject, settings).items():
+            rows[row].append(figures)
         rows["hull"].append(measure_mesh(subject, *hull_of_front(subject.mask), rng))
         fitted = fit_to_front(body_vertices, subject.mask)
         rows["mean_body"].append(measure_mesh(subject, fitted, body_faces, rng))
         LOGGER.info("%d of %d: %s", number + 1, count, {k: r[-1]["chamfer_cm"] for k, r in rows.items()})
     summary = {}
-    for method, figures in rows.items():
-        summary[method] = {key: float(np.mean([row[key] for row in figures])) for key in figures[0]}
-        chamfer = [row["chamfer_cm"] for row in figures]
+    for method, measured in rows.items():
+        summary[method] = {key: float(np.mean([row[key] for row in measured])) for key in measured[0]}
+        chamfer = [row["chamfer_cm"] for row in measured]
         summary[method]["chamfer_cm_median"] = float(np.median(chamfer))
         summary[method]["chamfer_cm_worst"] = float(np.max(chamfer))
     return summary
@@ -179,14 +235,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="synchuman evaluate", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--variant", type=Path, default=Path("assets/mini"))
     parser.add_argument("--count", type=int, default=32)
-    parser.add_argument("--steps", type=int, default=16)
-    parser.add_argument("--guidance", type=float, default=2.0)
+    parser.add_argument("--steps", type=int, default=16, help="of Stage 1")
+    parser.add_argument("--guidance", type=float, default=2.0, help="of Stage 1")
+    parser.add_argument("--stage2-steps", type=int, default=12)
+    parser.add_argument("--stage2-guidance", type=float, default=2.0)
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--body", type=Path, default=BODY_FILE, help="what people.export_body wrote")
     parser.add_argument("--out", type=Path, help="JSON file for the figures")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    settings = Settings(stage1_steps=options.steps, guidance=options.guidance, texture_size=512)
-    summary = evaluate(options.variant, options.count, settings, options.body)
+    settings = Settings(
+        stage1_steps=options.steps,
+        guidance=options.guidance,
+        stage2_steps=options.stage2_steps,
+        stage2_guidance=options.stage2_guidance,
+        texture_size=512,
+    )
+    summary = evaluate(options.variant, options.count, settings, options.body, options.device)
+    if "variant_coarse" not in summary:
+        LOGGER.warning("%s has no Stage 2: `variant` is the coarse surface.", options.variant)
     table = Table("figure", *summary, title=f"{options.count} held-out people, bodies scaled to 1.7 m")
     for key in summary["variant"]:
         table.add_row(key, *(f"{row[key]:.3f}" if key in row else "" for row in summary.values()))
