@@ -7,15 +7,21 @@ import numpy as np
 import pytest
 import surface_person
 import torch
+from safetensors.torch import save_file
 
 from synchuman.image_encoder import build_image_encoder
 from synchuman.stage1.networks import build_networks, load_config, save_networks
 from synchuman.stage1.variants import MINI as STAGE1_MINI
 from synchuman.stage2 import stage2 as stage2_module
-from synchuman.stage2.config import GaussianDecoderConfig
+from synchuman.stage2.config import GaussianDecoderConfig, SlatNormalisation
 from synchuman.stage2.networks import build_stage2, load_stage2, load_stage2_config, save_stage2
 from synchuman.stage2.stage2 import Stage2, Stage2Result, Stage2Step
 from synchuman.stage2.variants import MINI
+from synchuman.training import train_slat_autoencoder, train_slat_flow
+from synchuman.training.command import Leg
+from synchuman.training.export import trained_stage2
+from synchuman.training.loop import LoopConfig
+from synchuman.training.train_slat_autoencoder import SlatAutoencoder
 
 WITH_GAUSSIANS = dataclasses.replace(
     MINI, gaussian_decoder=GaussianDecoderConfig(trunk=MINI.mesh_decoder.trunk, per_voxel=4)
@@ -136,3 +142,22 @@ def test_unusable_inputs_are_refused(encoder, monkeypatch):
     monkeypatch.setattr(stage2_module, "MAX_VOXELS", 100)
     with pytest.raises(ValueError, match="more than the 100"):
         sample(stage2)
+
+
+def test_what_was_trained_is_exported(tmp_path, encoder):
+    autoencoder, flow = SlatAutoencoder(MINI), build_stage2(MINI, seed=4).slat_flow
+    for module, name in ((autoencoder, train_slat_autoencoder.FOLDER), (flow, train_slat_flow.FOLDER)):
+        (tmp_path / name).mkdir()
+        save_file(module.state_dict(), tmp_path / name / "average.safetensors")
+    measured = {"mean": [0.5] * 8, "std": [2.0] * 8}
+    (tmp_path / train_slat_flow.FOLDER / train_slat_flow.NORMALISATION).write_text(json.dumps(measured))
+    leg = Leg(tmp_path, tmp_path, torch.device("cpu"), None, None, LoopConfig())
+    save_stage2(*trained_stage2(leg), tmp_path / "variant", torch.float32)
+    loaded = Stage2.load(tmp_path / "variant", encoder)
+    assert loaded.config.normalisation == SlatNormalisation((0.5,) * 8, (2.0,) * 8)
+    for ours, theirs in (
+        (loaded.networks.slat_flow, flow),
+        (loaded.networks.mesh_decoder, autoencoder.decoder),
+    ):
+        for key, tensor in theirs.state_dict().items():
+            torch.testing.assert_close(ours.state_dict()[key], tensor, rtol=0, atol=0)
