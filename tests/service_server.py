@@ -21,7 +21,8 @@ import httpx
 from conftest import draw_person, encode
 
 ROOT = Path(__file__).resolve().parents[1]
-QUICK = {"stage1_steps": 2, "guidance": 1, "faces": 1000, "texture_size": 256}
+COARSE = {"stage1_steps": 2, "guidance": 1, "faces": 1000, "texture_size": 256, "stage1_only": True}
+QUICK = {**COARSE, "stage1_only": False, "stage2_steps": 1, "stage2_guidance": 1}
 FINAL = ("done", "failed", "cancelled", "interrupted")
 ROOMY = ("--min-free-gb", "0.01")
 
@@ -30,6 +31,7 @@ ROOMY = ("--min-free-gb", "0.01")
 def tiny_weights() -> Path:
     """Random weights of a real variant, as small as the configs allow; its structure is a full cube."""
     import torch
+    from conftest import random_stage2
 
     from synchuman.stage1.config import (
         AutoencoderConfig,
@@ -42,6 +44,14 @@ def tiny_weights() -> Path:
     )
     from synchuman.stage1.networks import build_networks
     from synchuman.stage1.stage1 import Stage1
+    from synchuman.stage2.config import (
+        DecoderTrunkConfig,
+        MeshDecoderConfig,
+        SlatFlowConfig,
+        Stage2Config,
+        ViewTokensConfig,
+    )
+    from synchuman.stage2.networks import save_stage2
 
     config = Stage1Config(
         image_size=96,
@@ -63,7 +73,7 @@ def tiny_weights() -> Path:
                 heads=1, head_width=16, to_structure_after=0, to_views_after=1, kernel=1, mlp_ratio=1
             ),
         ),
-        structure_decoder=StructureDecoderConfig(channels=(8, 8), res_blocks=1, res_blocks_middle=1),
+        structure_decoder=StructureDecoderConfig(channels=(8,), res_blocks=1, res_blocks_middle=1),
         image_autoencoder=AutoencoderConfig(widths=(8, 8, 8, 8), layers=1, norm_groups=4),
         image_encoder=ImageEncoderConfig(width=16, depth=1, heads=1, image_size=28),
         clip=None,
@@ -76,6 +86,38 @@ def tiny_weights() -> Path:
     folder = Path(tempfile.mkdtemp(prefix="tiny-weights-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     Stage1(networks, config).save(folder)
+    fine = Stage2Config(
+        flow=SlatFlowConfig(
+            resolution=16, width=32, condition_width=16, heads=1, blocks=1, mlp_ratio=1.0, io_widths=(16,),
+            io_blocks=1,
+        ),
+        views=ViewTokensConfig(view_size=96, image_size=28, encoder_width=16, layers=(0,)),
+        mesh_decoder=MeshDecoderConfig(
+            trunk=DecoderTrunkConfig(
+                resolution=16, width=16, heads=1, blocks=1, mlp_ratio=1.0, view_width=8, view_hidden_ratio=1.0
+            ),
+            widths=(16,),
+            norm_groups=4,
+        ),
+        gaussian_decoder=None,
+    )  # fmt: skip
+    save_stage2(random_stage2(fine), fine, folder)
+    return folder
+
+
+@functools.cache
+def broken_weights() -> Path:
+    """The same, with a Stage 2 that finds no surface."""
+    from safetensors.torch import load_file, save_file
+
+    folder = Path(tempfile.mkdtemp(prefix="broken-weights-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    shutil.copytree(tiny_weights(), folder, dirs_exist_ok=True)
+    [decoder] = folder.glob("mesh_decoder*.safetensors")
+    weights = load_file(decoder)
+    [bias] = [name for name in weights if name.endswith("out_layer.bias")]
+    weights[bias] += 100.0
+    save_file(weights, decoder)
     return folder
 
 
@@ -89,7 +131,12 @@ class Server:
     """`python api_server.py` on a free port, and how to talk to it."""
 
     def __init__(
-        self, data: Path, *arguments: str, env: dict[str, str] | None = None, locks: Path | None = None
+        self,
+        data: Path,
+        *arguments: str,
+        env: dict[str, str] | None = None,
+        locks: Path | None = None,
+        weights: Path | None = None,
     ) -> None:
         """Start it; `locks` is where devices are locked (default: in `data`, so servers do not wait)."""
         self.data = data
@@ -98,7 +145,7 @@ class Server:
         temporary.mkdir(exist_ok=True)
         self.log = data.parent / f"{data.name}.log"
         command = [sys.executable, str(ROOT / "api_server.py"), "--port", "0", "--data", str(data)]
-        command += ["--variant", str(tiny_weights()), "--device", "cpu", *ROOMY, *arguments]
+        command += ["--variant", str(weights or tiny_weights()), "--device", "cpu", *ROOMY, *arguments]
         environment = {**os.environ, "TMPDIR": str(temporary), "OMP_NUM_THREADS": "1", **(env or {})}
         with self.log.open("a") as log:
             self.process = subprocess.Popen(
@@ -129,7 +176,7 @@ class Server:
     ) -> dict[str, Any]:
         """Start a quick job and return what is said of it."""
         photo = fields.pop("image", person())
-        data = {name: str(value) for name, value in {**QUICK, "wait": "false", **fields}.items()}
+        data = {name: str(value) for name, value in {**COARSE, "wait": "false", **fields}.items()}
         files = {} if photo is None else {"image": ("photo.png", photo)}
         answer = self.client.post("/generate", data=data, files=files, headers=headers)
         assert answer.status_code == expect, answer.text

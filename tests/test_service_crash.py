@@ -15,7 +15,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from service_server import ROOT, Server, serving
+from service_server import QUICK, ROOT, Server, broken_weights, serving
 
 LONG = 100  # steps: a run that is still sampling when the test looks at it
 
@@ -33,7 +33,7 @@ def locks(place: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def restarted(place: Path, locks: Path) -> Iterator[tuple[Server, dict[str, str]]]:
-    """A server that was killed in the middle of a run and started again, and the jobs it had by then."""
+    """A server killed in the middle of a run, started again with a Stage 2 that fails, and its jobs."""
     first = Server(place / "data", locks=locks).ready()
     jobs = {"done": first.submit()["id"]}
     first.end(jobs["done"])
@@ -51,7 +51,7 @@ def restarted(place: Path, locks: Path) -> Iterator[tuple[Server, dict[str, str]
     (place / "data" / "jobs" / ("0" * 32) / "OneStage").mkdir(parents=True)
     (place / "data" / "tmp" / "half.zip").write_bytes(b"half")
     assert (place / "data" / "jobs" / jobs["running"]).exists()
-    with serving(place / "data", locks=locks) as server:
+    with serving(place / "data", locks=locks, weights=broken_weights()) as server:
         yield server, jobs
 
 
@@ -72,6 +72,22 @@ def test_after_a_kill_states_are_honest_and_the_disk_is_swept(
 def test_what_waited_before_the_kill_runs_after_it(restarted: tuple[Server, dict[str, str]]) -> None:
     server, jobs = restarted
     assert server.end(jobs["queued"])["state"] == "done"
+
+
+def test_a_stage2_that_fails_is_an_error(restarted: tuple[Server, dict[str, str]]) -> None:
+    server, _ = restarted
+    job = server.end(server.submit(**QUICK)["id"])
+    assert job["state"] == "failed" and job["error"]["code"] == "run_failed", job
+    assert "no surface" in job["error"]["message"] and job["outputs"] == {}
+
+
+def test_or_stage1_with_a_word_where_that_was_asked_for(restarted: tuple[Server, dict[str, str]]) -> None:
+    server, _ = restarted
+    job = server.end(server.submit(**QUICK, graceful_fallback=True)["id"])
+    assert job["state"] == "done" and job["mode"] == "stage1_only" and job["success"], job
+    assert "no surface" in job["fallback"] and 0 < job["faces"] <= 1000
+    assert server.client.get(job["outputs"]["glb"]).content[:4] == b"glTF"
+    assert server.client.get(f"/jobs/{job['id']}/files/run.json").json()["status"] == "done"
 
 
 def test_a_second_server_on_the_same_folder_is_refused(restarted: tuple[Server, dict[str, str]]) -> None:

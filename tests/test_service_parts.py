@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from synchuman.serving.engine_child import explain
+from synchuman.serving.failures import explain
 from synchuman.serving.feed import Feed
 from synchuman.serving.jobs import Job, JobRequest, QueueFull, State
 from synchuman.serving.options import DataFolderError, Places
@@ -185,6 +185,7 @@ def test_what_broke_a_run_is_said_plainly() -> None:
         (RuntimeError("CUDA error: an illegal memory access was encountered"), "device_lost"),
         (OSError(28, "No space left on device"), "disk_full"),
         (OSError(13, "Permission denied"), "io_error"),
+        (ValueError("Stage 2 found no surface."), "run_failed"),
         (KeyError("/home/somebody/secret"), "internal"),
     ):
         found, sentence = explain(error)

@@ -18,7 +18,7 @@ import httpx
 import pytest
 from conftest import draw_person
 from PIL import Image
-from service_server import QUICK, ROOT, Server, person, serving
+from service_server import COARSE, ROOT, Server, person, serving
 
 from synchuman.serving.guard import OPEN
 from synchuman.serving.outbound import AddressRefused, Outbound, is_public
@@ -213,7 +213,7 @@ def _tiny() -> bytes:
 def test_hostile_uploads_are_refused_with_a_sentence(server: Server, name: str) -> None:
     began = time.monotonic()
     answer = server.client.post(
-        "/generate", data={**QUICK, "wait": "false"}, files={"image": ("../../x.png", hostile()[name])}
+        "/generate", data={**COARSE, "wait": "false"}, files={"image": ("../../x.png", hostile()[name])}
     )
     assert answer.status_code == 422, answer.text
     told = answer.json()
@@ -362,7 +362,7 @@ def test_rates_are_per_client_and_behind_a_proxy_by_its_word(tmp_path: Path) -> 
         # One IPv6 customer has a whole /64 and is one client.
         assert [ask(f"2001:db8::{i:x}").status_code for i in range(25)].count(429) >= 4
         assert ask("2001:db8:0:1::1").status_code == 200
-        photo = {"data": {**QUICK, "wait": "false"}, "files": {"image": person()}}
+        photo = {"data": {**COARSE, "wait": "false"}, "files": {"image": person()}}
         started = [ask("203.0.113.9", "/generate", **photo) for _ in range(3)]
         assert [answer.status_code for answer in started] == [202, 202, 429]
         # Strangers reach a job by its id alone, and nobody lists anybody's.

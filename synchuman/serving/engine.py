@@ -15,14 +15,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from synchuman.serving.jobs import Failure, Job, Kind, State
+from synchuman.serving.jobs import Failure, Job, State
 
 LOGGER = logging.getLogger(__name__)
 
 POLL = 0.1  # seconds between two looks at the stop flag
 GRACE = 60.0  # seconds that a stopped run may take to its next step before its process is ended
 PACKAGE_ROOT = Path(__file__).resolve().parents[2]
-NO_STAGE2 = "These weights have no Stage 2; the model is made of Stage 1's views and structure."
+NO_STAGE2 = "These weights have no Stage 2; the model is made of Stage 1 alone."
 SECRET_PREFIX = "SYNCHUMAN_"  # of the environment; the process that opens photos needs none of it
 
 
@@ -143,8 +143,8 @@ class Engine:
                 return self._ended(late)
             if what == "failed":
                 return _failed(message["code"], message["message"])
-            if what in ("done", "fallback"):
-                return _done(job, what, message)
+            if what == "done":
+                return _done(job, message)
             report(what, message)
 
     def close(self) -> None:
@@ -205,11 +205,8 @@ def _failed(code: str, message: str) -> Outcome:
     return Outcome(State.FAILED, failure=Failure(code, message))
 
 
-def _done(job: Job, what: str, message: dict[str, Any]) -> Outcome:
-    if what == "fallback":
-        result = {"glb": message["glb"], "mode": "stage1_only", "fallback": message["reason"]}
-        return Outcome(State.DONE, result)
-    wanted = "stage1_only" if job.request.stage1_only else "full"
-    sampled = "stage 2" in message["seconds"] or job.request.kind is Kind.RETEXTURE
-    mode = wanted if sampled else "stage1_only"
-    return Outcome(State.DONE, {"mode": mode, "fallback": None if mode == wanted else NO_STAGE2, **message})
+def _done(job: Job, message: dict[str, Any]) -> Outcome:
+    mode = "full" if message.pop("stage2") else "stage1_only"
+    less = mode == "stage1_only" and not job.request.stage1_only
+    fallback = message.pop("fallback") or (NO_STAGE2 if less else None)
+    return Outcome(State.DONE, {**message, "mode": mode, "fallback": fallback})

@@ -29,7 +29,8 @@ from synchuman.events import (
     Progress,
     ViewsReady,
 )
-from synchuman.runfolder import RunFolderError
+from synchuman.runfolder import RunFolder, RunFolderError
+from synchuman.serving.failures import explain
 from synchuman.serving.jobs import PHOTO, JobRequest, Kind
 
 if TYPE_CHECKING:
@@ -42,11 +43,7 @@ LOGGER = logging.getLogger(__name__)
 Tell = Callable[..., None]
 
 PREVIEWS = "previews"
-# After one of these the CUDA context of the process is lost.
-BROKEN_DEVICE = ("illegal memory access", "ECC", "device-side assert", "launch failure", "unspecified launch")
-# How torch, the system and threads say it.
-NO_MEMORY = ("out of memory", "allocate memory", "can't start new thread", "std::bad_alloc")
-OUT_OF_MEMORY = "The memory of this machine is too small for that. Try a smaller texture, or fewer faces."
+NICENESS = 5  # on a CPU that both share, the server answers first
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -60,6 +57,8 @@ def main(arguments: list[str] | None = None) -> int:
     logging.getLogger("httpx").setLevel(logging.WARNING)
     # Control-C in a terminal reaches the whole group; the server decides when this process ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(os, "nice"):
+        os.nice(NICENESS)
     tell = _teller()
     commands = Commands()
     # From the start, so that a server killed meanwhile leaves nothing behind that loads networks.
@@ -151,27 +150,22 @@ class Runner:
             return
 
     def _run(self, request: JobRequest, folder: Path, stop: threading.Event) -> None:
-        coarse: Path | None = None
-        done: Done | None = None
+        reason: str | None = None
         try:
-            # To the very end: the run writes its record after its last event.
-            for event in self._events(request, folder, stop):
-                if isinstance(event, Done):
-                    done = event
-                    continue
-                self._report(event, folder)
-                if isinstance(event, CoarseMeshReady):
-                    coarse = event.path
+            done = self._follow(self._events(request, folder, stop), folder)
         except (Cancelled, PhotoError, RunFolderError):
             raise
         except Exception as error:
-            code, message = explain(error)
-            if not (request.graceful_fallback and coarse and coarse.is_file()) or code == "device_lost":
+            code, reason = explain(error)
+            if code == "device_lost" or not _can_fall_back(request, folder):
                 raise
-            LOGGER.error("Stage 2 failed; Stage 1's model is delivered instead", exc_info=error)
-            self.tell("fallback", glb=_inside(coarse, folder), reason=message)
-            return
-        assert done is not None, "a run ends with Done or an error"
+            LOGGER.error("Stage 2 failed; the model is made of Stage 1 instead", exc_info=error)
+        if reason is not None:
+            # Outside of the handler, where the error would still hold on to what Stage 2 had in memory.
+            _free_memory()
+            self.tell("fallback", reason=reason)
+            again = self.pipeline.resume(request.settings, folder, stop, stage1_only=True)
+            done = self._follow(again, folder)
         self.tell(
             "done",
             glb=_inside(done.glb, folder),
@@ -179,19 +173,41 @@ class Runner:
             faces=done.faces,
             peak_memory=done.peak_memory,
             warnings=list(done.warnings),
+            stage2=done.stage2,
+            fallback=reason,
         )
+
+    def _follow(self, events: Iterator[Event], folder: Path) -> Done:
+        """Tell the events of a run to its very end: it writes its record after its last event."""
+        done: Done | None = None
+        for event in events:
+            if isinstance(event, Done):
+                done = event
+            else:
+                self._report(event, folder)
+        assert done is not None, "a run ends with Done or an error"
+        return done
 
     def _events(self, request: JobRequest, folder: Path, stop: threading.Event) -> Iterator[Event]:
         settings = request.settings
         if request.kind is Kind.GENERATE:
             photo = (folder / PHOTO).read_bytes()
-            return self.pipeline.run(photo, settings, folder, stop, request.person)
-        return self.pipeline.resume(settings, folder, stop)
+            return self.pipeline.run(photo, settings, folder, stop, request.person, request.stage1_only)
+        if request.kind is Kind.RETEXTURE:
+            return self.pipeline.retexture(settings, folder, stop)
+        return self.pipeline.resume(settings, folder, stop, request.stage1_only)
 
     def _report(self, event: Event, folder: Path) -> None:
         match event:
             case Progress():
-                self.tell("progress", stage=event.stage, step=event.step, total=event.total, eta=event.eta)
+                self.tell(
+                    "progress",
+                    stage=event.stage,
+                    step=event.step,
+                    total=event.total,
+                    eta=event.eta,
+                    stages=list(event.stages),
+                )
             case CutoutReady():
                 self.tell("cutout", file=_save(event.image, folder, "cutout"))
             case ViewsReady():
@@ -200,22 +216,10 @@ class Runner:
                 self.tell("coarse", file=_inside(event.path, folder))
 
 
-def explain(error: Exception) -> tuple[str, str]:
-    """Return a code for programs and a sentence for people about what broke a run."""
-    text = str(error)
-    if any(sign in text for sign in BROKEN_DEVICE) and "CUDA" in text:
-        return "device_lost", "The GPU reported an error and is being restarted. Please try again."
-    if isinstance(error, MemoryError) or any(sign in text for sign in NO_MEMORY):
-        return "out_of_memory", OUT_OF_MEMORY
-    if isinstance(error, OSError):
-        from errno import EDQUOT, ENOSPC
-
-        if error.errno in (ENOSPC, EDQUOT):
-            return "disk_full", "The disk of the server is full. Please try again later."
-        return "io_error", f"The server could not read or write a file: {error.strerror or 'unknown reason'}."
-    if isinstance(error, ValueError):
-        return "bad_request", text
-    return "internal", "Something went wrong on our side. Please try again."
+def _can_fall_back(request: JobRequest, folder: Path) -> bool:
+    """Whether Stage 1 is done, more was asked for, and less is welcome."""
+    wanted = request.graceful_fallback and not request.stage1_only and request.kind is not Kind.RETEXTURE
+    return wanted and (RunFolder(folder).first / "latent.npz").is_file()
 
 
 def _load(variant: str, device: str, dtype: str) -> tuple[SyncHuman, dict[str, Any]]:

@@ -29,7 +29,7 @@ FETCHES = 4
 # What a failed job answers to a request that waited for it.
 STATUS = {
     "bad_photo": 422,
-    "bad_request": 422,
+    "run_failed": 422,
     "bad_run": 422,
     "timeout": 504,
     "not_ready": 503,

@@ -17,6 +17,7 @@ class JobProgress(BaseModel):
     stage: str = Field(examples=["stage 1"])
     step: int = Field(examples=[4])
     total: int = Field(examples=[16])
+    stages: list[str] = Field(description="All stages of this run, in their order; empty while unknown.")
 
 
 class JobError(BaseModel):

@@ -252,6 +252,8 @@ class Service:
         done = state is State.DONE
         if done:
             folders.strip(folder)
+        elif only is None:  # the caller alone has the job; else it may turn out to be somebody's who runs it
+            folders.remove(folder)
         now = time.time()
         job = self.store.finish(
             job_id,
@@ -313,7 +315,7 @@ class Service:
         if job.state is State.QUEUED:
             return present(job, **(self.places_in_line().get(job.id) or {}))
         progress = feed.newest("progress") or {}
-        told = {name: progress.get(name) for name in ("stage", "step", "total")} if progress else None
+        told = {name: progress[name] for name in ("stage", "step", "total", "stages")} if progress else None
         return present(job, progress=told, eta=progress.get("eta"))
 
     def places_in_line(self) -> dict[str, dict[str, Any]]:

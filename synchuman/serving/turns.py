@@ -63,7 +63,7 @@ class Estimator:
             return None
         skipped = set() if job.request.kind is Kind.GENERATE else {"cut-out", "stage 1"}
         if job.request.kind is Kind.RETEXTURE or job.request.stage1_only:
-            skipped.add("stage 2")
+            skipped |= {"preview", "stage 2"}
         steps = self._steps(job)
         return sum(
             each * steps.get(stage, 1) for stage, each in self._seconds.items() if stage not in skipped
