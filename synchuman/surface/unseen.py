@@ -9,7 +9,7 @@ from synchuman.surface.mesh import DenseMesh, vertex_normals
 
 _DECODED_WEIGHT = 0.01  # of the decoder beside the images' cos^4: they part at about 70 degrees
 _SEED = 0.004  # weight from which texels lend their colour to unseen ones
-_DECODED_SHARE = 0.02  # of the decoder in a texel below which it is not looked up
+_DECODED_SHARE = 0.1  # of the decoder in a texel from which on it is looked up
 _MATCHED = 20_000  # texels at most by which the decoder's exposure is matched
 _NEAREST = 4  # dense vertices that a texel is mixed from
 _CLOSE = 2e-3  # units of the cube within which dense vertices count alike
@@ -38,13 +38,13 @@ def blend_decoded(
         normals: [n, 3] unit normals.
         dense: The decoded surface, with colours.
     """
-    images = weight / (weight + _DECODED_WEIGHT)
+    images = np.minimum(weight / (weight + _DECODED_WEIGHT) / (1 - _DECODED_SHARE), 1)
     well = np.flatnonzero(weight > 0.2)
     well = well[:: max(1, len(well) // _MATCHED)]
     decoded = _Decoded(dense)
     ones = np.ones(len(well), np.float32)
     gain = exposure(decoded.at(points[well], normals[well]), ones, color[well], ones)
-    little = np.flatnonzero(images < 1 - _DECODED_SHARE)
+    little = np.flatnonzero(images < 1)
     wanted = np.clip(decoded.at(points[little], normals[little]) * gain, 0, 255)
     color[little] = wanted + (color[little] - wanted) * images[little, None]
 
