@@ -23,7 +23,7 @@ from synchuman.training.train_image_encoder import load_image_encoder
 from synchuman.training.train_joint import JointTraining
 from synchuman.training.train_slat_autoencoder import load_slat_autoencoder
 from synchuman.training.train_slat_flow import load_slat_flow
-from synchuman.training.train_structure_autoencoder import load_structure_autoencoder
+from synchuman.training.train_structure_decoder import load_structure_decoder
 
 
 def trained_stage1(leg: Leg) -> Stage1:
@@ -32,7 +32,7 @@ def trained_stage1(leg: Leg) -> Stage1:
     load_average(joint, leg.out / "joint")
     networks = Networks(
         joint_network=joint.network,
-        structure_decoder=load_structure_autoencoder(leg).decoder,
+        structure_decoder=load_structure_decoder(leg),
         image_autoencoder=load_image_autoencoder(leg),
         image_encoder=joint.encoder.model,
         view_prompts=joint.prompts.detach(),

@@ -110,20 +110,25 @@ def _is_current(path: Path, made_by: str) -> bool:
 
 
 @torch.no_grad()
+def encode_views(images: AutoencoderKL, people: dict[str, Tensor]) -> Tensor:
+    """Encode people's normal views, colour views, canvas and face to scaled latents [b, 12, c, s, s]."""
+    inputs = torch.stack([on_white(people["canvas"]), on_white(people["face"])], dim=1)
+    stack = torch.cat([people["normals"], people["colors"], inputs], dim=1)
+    modes = images.encode(to_unit(stack.flatten(0, 1), MINI.image_size)).latent_dist.mode()
+    return (modes * float(images.config["scaling_factor"])).unflatten(0, stack.shape[:2])
+
+
+@torch.no_grad()
 def _encode_shard(
     shard: Path, images: AutoencoderKL, structure: StructureEncoder, device: torch.device
 ) -> dict[str, Tensor]:
     people = read_shard(shard)
-    scale = float(images.config["scaling_factor"])
     parts: dict[str, list[Tensor]] = {"views": [], "condition": [], "structure": []}
     for start in range(0, len(people["colors"]), CHUNK):
         rows = {k: v[start : start + CHUNK].to(device) for k, v in people.items()}
-        inputs = torch.stack([on_white(rows["canvas"]), on_white(rows["face"])], dim=1)
-        stack = torch.cat([rows["normals"], rows["colors"], inputs], dim=1)
         with torch.autocast(device.type, dtype=torch.bfloat16):
-            encoded = images.encode(to_unit(stack.flatten(0, 1), MINI.image_size)).latent_dist.mode() * scale
+            encoded = encode_views(images, rows).half().cpu()
             voxels, _ = structure(unpack_structure(rows["structure"]))
-        encoded = encoded.unflatten(0, stack.shape[:2]).half().cpu()
         parts["views"].append(encoded[:, :10])
         parts["condition"].append(encoded[:, 10:])
         parts["structure"].append(voxels.half().cpu())

@@ -45,6 +45,33 @@ def sample_times(count: int, generator: torch.Generator, device: torch.device) -
     return torch.sigmoid(0.7 + 1.1 * normal)
 
 
+def velocities(
+    module: JointTraining, views: Tensor, structure: Tensor, t: Tensor, condition: Tensor, tokens: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Run the joint network on people.
+
+    Args:
+        module: Network and prompts.
+        views: [2 domains, b, 5, c, s, s] noisy views.
+        structure: [b, 8, n, n, n] noisy structure latents.
+        t: [b] in 0 to 1.
+        condition: [b, 2, c, s, s] latents of canvas and face.
+        tokens: [b, tokens, width] of the photo.
+
+    Returns:
+        Both velocities, float32, shaped as views and structure.
+    """
+    people = len(structure)
+    stack = torch.cat([condition[:, :1].expand(-1, NUM_BODY_VIEWS, -1, -1, -1), condition[:, 1:]], dim=1)
+    sample = torch.cat([views, stack[None].expand(2, -1, -1, -1, -1, -1)], dim=3)
+    order = [view.prompt for view in VIEWS]
+    prompts = module.prompts[:, None, order].expand(-1, people, -1, -1, -1)
+    of_views, of_structure = module.network(
+        sample.flatten(0, 2), 1000 * t, prompts.flatten(0, 2), None, structure, tokens
+    )
+    return of_views.float().unflatten(0, (2, people, NUM_VIEWS)), of_structure.float()
+
+
 def joint_loss(module: nn.Module, batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
     """Flow-matching loss of both branches (Lipman et al. 2023): v = noise - data on the straight path."""
     assert isinstance(module, JointTraining)
@@ -64,19 +91,12 @@ def joint_loss(module: nn.Module, batch: dict[str, Tensor], generator: torch.Gen
     noisy_2d = (1 - t_2d) * views + t_2d * noise_2d
     noisy_3d = (1 - t_3d) * structure + t_3d * noise_3d
 
-    condition = batch["condition"].float() * keep.view(-1, 1, 1, 1, 1)
-    stack = torch.cat([condition[:, :1].expand(-1, NUM_BODY_VIEWS, -1, -1, -1), condition[:, 1:]], dim=1)
-    sample = torch.cat([noisy_2d, stack[None].expand(2, -1, -1, -1, -1, -1)], dim=3)
-    order = [view.prompt for view in VIEWS]
-    prompts = module.prompts[:, None, order].expand(-1, people, -1, -1, -1)
     with torch.no_grad():
         tokens = module.encoder(augment_tokens(batch["token"], generator)) * keep.view(-1, 1, 1)
-
-    velocity_2d, velocity_3d = module.network(
-        sample.flatten(0, 2), 1000 * t, prompts.flatten(0, 2), None, noisy_3d, tokens
-    )
-    error_2d = (velocity_2d.float().unflatten(0, (2, people, NUM_VIEWS)) - (noise_2d - views)) ** 2
-    error_3d = ((velocity_3d.float() - (noise_3d - structure)) ** 2).mean()
+    condition = batch["condition"].float() * keep.view(-1, 1, 1, 1, 1)
+    velocity_2d, velocity_3d = velocities(module, noisy_2d, noisy_3d, t, condition, tokens)
+    error_2d = (velocity_2d - (noise_2d - views)) ** 2
+    error_3d = ((velocity_3d - (noise_3d - structure)) ** 2).mean()
     return {
         "loss": error_2d.mean() + STRUCTURE_WEIGHT * error_3d,
         "normals": error_2d[0, :, :NUM_BODY_VIEWS].mean(),

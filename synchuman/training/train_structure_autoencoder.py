@@ -55,19 +55,24 @@ def structure_loss(
     occupancy = torch.where(flip[:, None, None, None, None], occupancy.flip(2), occupancy)
     mean, log_variance = module.encoder(occupancy)
     mean, log_variance = mean.float(), log_variance.float()
-    logits = module.decoder(sample_latent(mean, log_variance, generator)).float()
+    terms = occupancy_loss(module.decoder(sample_latent(mean, log_variance, generator)), occupancy)
+    kl = 0.5 * (mean**2 + log_variance.exp() - 1 - log_variance).mean()
+    return {**terms, "loss": terms["loss"] + KL_WEIGHT * kl * mean[0].numel(), "kl": kl}
+
+
+def occupancy_loss(logits: Tensor, occupancy: Tensor) -> dict[str, Tensor]:
+    """Weighted cross entropy and soft dice of logits [B, 1, ...]; `iou` is for the log."""
+    logits = logits.float()
     weight = torch.tensor(OCCUPIED_WEIGHT, device=logits.device)
     entropy = F.binary_cross_entropy_with_logits(logits, occupancy, pos_weight=weight)
     guess = logits.sigmoid()
     overlap = (guess * occupancy).sum((1, 2, 3, 4))
     dice = 1 - (2 * overlap + 1) / (guess.sum((1, 2, 3, 4)) + occupancy.sum((1, 2, 3, 4)) + 1)
-    kl = 0.5 * (mean**2 + log_variance.exp() - 1 - log_variance).mean()
     with torch.no_grad():
         hit = (logits > 0) & (occupancy > 0)
         union = (logits > 0) | (occupancy > 0)
         iou = hit.sum() / union.sum().clamp(min=1)
-    loss = entropy * 10 + dice.mean() + KL_WEIGHT * kl * mean[0].numel()
-    return {"loss": loss, "entropy": entropy, "dice": dice.mean(), "kl": kl, "iou": iou}
+    return {"loss": entropy * 10 + dice.mean(), "entropy": entropy, "dice": dice.mean(), "iou": iou}
 
 
 @torch.no_grad()
