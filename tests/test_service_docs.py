@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from conftest import draw_person
 from PIL import Image
-from service_server import ROOT, serving
+from service_server import ROOT, shared_server
 
 TEXT = (ROOT / "docs" / "api.md").read_text()
 
@@ -29,26 +29,25 @@ def test_the_examples_work(tmp_path: Path) -> None:
     white = Image.new("RGB", photo.size, "white")
     white.paste(photo, mask=photo.getchannel("A"))
     white.save(work / "photo.jpg", quality=90)
-    with serving(tmp_path / "data") as server:
-        server.ready()
-        env = {**os.environ, "SERVER": server.address}
-        shell = subprocess.run(
-            ["bash", "-xeuo", "pipefail", "-c", blocks("bash")],
-            cwd=work,
-            env=env,
-            capture_output=True,
-            text=True,
-        )
-        assert shell.returncode == 0, shell.stderr[-3000:]
-        assert "event: done" in shell.stdout and (work / "person.glb").read_bytes()[:4] == b"glTF"
-        names: dict[str, object] = {"SERVER": server.address}
-        before = Path.cwd()
-        try:
-            os.chdir(work)
-            exec(blocks("python"), names)
-        finally:
-            os.chdir(before)
-        assert names["stopped"]["cancelling"] and callable(names["genuine"])  # type: ignore[index]
+    server = shared_server()
+    env = {**os.environ, "SERVER": server.address}
+    shell = subprocess.run(
+        ["bash", "-xeuo", "pipefail", "-c", blocks("bash")],
+        cwd=work,
+        env=env,
+        capture_output=True,
+        text=True,
+    )
+    assert shell.returncode == 0, shell.stderr[-3000:]
+    assert "event: done" in shell.stdout and (work / "person.glb").read_bytes()[:4] == b"glTF"
+    names: dict[str, object] = {"SERVER": server.address}
+    before = Path.cwd()
+    try:
+        os.chdir(work)
+        exec(blocks("python"), names)
+    finally:
+        os.chdir(before)
+    assert names["stopped"]["cancelling"] and callable(names["genuine"])  # type: ignore[index]
 
 
 @pytest.mark.parametrize("what", ["routes", "fields", "flags"])

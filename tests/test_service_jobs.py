@@ -13,15 +13,14 @@ import pytest
 import trimesh
 from conftest import draw_person
 from PIL import Image
-from service_server import COARSE, QUICK, Server, person, serving
+from service_server import COARSE, QUICK, Server, person, shared_server
 
 SECRET_PLACE = b"48 deg 51 min"
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    with serving(tmp_path_factory.mktemp("jobs") / "data", "--max-queue", "6") as server:
-        yield server.ready()
+def server() -> Server:
+    return shared_server()
 
 
 @pytest.fixture(autouse=True)
