@@ -3,7 +3,10 @@
 #
 #   scripts/train_mini.sh first 10    # ten minutes: autoencoders, image encoder, start of both stages' flows
 #   scripts/train_mini.sh more 10     # as often as wanted: on from there, with all people made by then
-#   scripts/train_mini.sh pack DIR [LEG ...]    # averaged weights as float16, in pieces of 15 MiB
+#   scripts/train_mini.sh pack DIR [LEG ...]    # averaged weights as float16, in pieces of 15 MiB (all legs: 75 MB)
+#
+# Pack after every call: the machine may be gone before the next. The latents of a structure autoencoder mean nothing
+# without its decoder, nor the structured latents without theirs, so bring all legs home.
 #
 # Minutes are those of the whole call. The environment can set WORKERS, PEOPLE, SURFACE (people with Stage 2 targets),
 # FIRST_SHARDS (of 32 people, before training starts), PART_MINUTES (of each autoencoder and the encoder), HORIZON
@@ -21,8 +24,8 @@ stage2_gpu=$((gpus - 1))
 mkdir -p $out/logs
 export PYTHONUNBUFFERED=1 OMP_NUM_THREADS=4
 
-left() { # minutes until so many minutes before the end
-  python3 -c "print(max(0.05, ($started + 60 * $minutes - $(date +%s)) / 60 - $1))"
+until_end() { # options that stop a leg so many seconds before the end of the call, however long it loads
+  echo "--minutes 600 --deadline $((started + $(python3 -c "print(int(60 * $minutes))") - $1))"
 }
 leg() { # GPU, module, options
   local gpu=$1 name=$2
@@ -53,9 +56,9 @@ first)
   # Encodes what the generator makes, so that the next call need not.
   setsid nohup bash -c "while sleep 15; do CUDA_VISIBLE_DEVICES=$stage2_gpu python3 -m synchuman.training.latents \
     --people $data --out $out; done" >$out/logs/latents.txt 2>&1 </dev/null &
-  leg $stage2_gpu train_slat_autoencoder --minutes "$(left 0.4)" --limit "$surface" --learning-rate 5e-4 &
+  leg $stage2_gpu train_slat_autoencoder $(until_end 25) --limit "$surface" --learning-rate 5e-4 &
   slat=$!
-  leg 0 train_joint --batch $batch --learning-rate 5e-4 --horizon "$horizon" --minutes "$(left 0.4)" &
+  leg 0 train_joint --batch $batch --learning-rate 5e-4 --horizon "$horizon" $(until_end 25) &
   joint=$!
   wait $slat && wait $joint
   ;;
@@ -64,10 +67,10 @@ more)
   share=${SLAT_MINUTES:-2}
   {
     leg $stage2_gpu train_slat_autoencoder --minutes "$share" --limit "$surface" --learning-rate 2e-4 &&
-      leg $stage2_gpu train_slat_flow --minutes "$(left 0.4)" --limit "$surface" --learning-rate 5e-4
+      leg $stage2_gpu train_slat_flow $(until_end 25) --limit "$surface" --learning-rate 5e-4
   } &
   slat=$!
-  leg 0 train_joint --batch $batch --learning-rate 5e-4 --horizon "$horizon" --minutes "$(left 0.4)" &
+  leg 0 train_joint --batch $batch --learning-rate 5e-4 --horizon "$horizon" $(until_end 25) &
   joint=$!
   wait $slat && wait $joint
   ;;

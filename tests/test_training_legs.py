@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import time
 
 import numpy as np
 import pytest
@@ -66,6 +67,17 @@ def test_training_learns_and_resumes_where_it_stopped(tmp_path):
     again = nn.Linear(1, 1)
     load_average(again, tmp_path)
     assert abs(again.weight.item() - 3) < 0.3
+
+
+def test_training_stops_at_its_deadline(tmp_path):
+    config = LoopConfig(minutes=5, deadline=time.time() + 0.5)
+    started = time.monotonic()
+    train(nn.Linear(1, 1), line_batches(), line_loss, tmp_path, config, CPU)
+    assert 0.2 < time.monotonic() - started < 5
+    steps = json.loads((tmp_path / "state.json").read_text())["step"]
+    assert steps > 0
+    train(nn.Linear(1, 1), line_batches(), line_loss, tmp_path, config, CPU)
+    assert json.loads((tmp_path / "state.json").read_text())["step"] == steps
 
 
 def test_untrained_leg_says_what_to_do(tmp_path):

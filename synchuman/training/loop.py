@@ -23,6 +23,7 @@ class LoopConfig:
 
     Attributes:
         minutes: Wall-clock budget of this call; training stops at its end and leaves a checkpoint.
+        deadline: Unix time at which this call stops at the latest, whatever loading took; 0 for none.
         horizon: Minutes of all calls together, over which the rate falls; 0 for this call alone.
         max_steps: Steps over all calls after which training is complete.
         learning_rate: Peak rate of AdamW, reached after the warm-up.
@@ -35,6 +36,7 @@ class LoopConfig:
     """
 
     minutes: float = 10.0
+    deadline: float = 0.0
     horizon: float = 0.0
     max_steps: int = 1_000_000
     learning_rate: float = 3e-4
@@ -112,6 +114,8 @@ def train(
     generator = torch.Generator(device=device).manual_seed(config.seed + step)
     native = device.type != "cpu" or torch.cpu.get_capabilities().get("amx_bf16", False)
     budget = config.minutes * 60
+    if config.deadline:
+        budget = min(budget, config.deadline - time.time())
     horizon = max(config.horizon * 60, spent + budget)
     sums: dict[str, Tensor] = {}
     with (folder / "log.jsonl").open("a") as log:
