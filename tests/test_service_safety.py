@@ -57,7 +57,7 @@ def routes() -> list[tuple[str, str]]:
     found = []
     for module in (routes_about, routes_generate, routes_jobs, routes_pages):
         found += [(method, route.path) for route in module.router.routes for method in route.methods]
-    return sorted({*found, ("GET", "/openapi.json")})
+    return sorted({*found, ("GET", "/"), ("GET", "/openapi.json")})
 
 
 def test_the_walk_knows_every_route(server: Server) -> None:
@@ -302,7 +302,7 @@ def test_every_answer_has_the_headers(server: Server) -> None:
         headers = server.client.get(path).headers
         assert headers["x-content-type-options"] == "nosniff" and headers["x-frame-options"] == "DENY"
         assert "frame-ancestors 'none'" in headers["content-security-policy"]
-        assert headers["cache-control"] == "no-store" and headers["referrer-policy"] == "no-referrer"
+        assert headers["cache-control"] == "no-store" and headers["referrer-policy"] == "same-origin"
         assert "server" not in headers and "access-control-allow-origin" not in headers
 
 

@@ -24,6 +24,7 @@ LOGGER = logging.getLogger(__name__)
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 OPEN = frozenset({"/health", "/login"})  # the only paths for those who have not said who they are
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1", ""})
+PROGRAM_TYPES = ("text/javascript", "application/javascript", "text/css", "font/")  # the page's own parts
 MINUTE = 60.0
 DRAIN_SECONDS = 5.0
 
@@ -36,7 +37,8 @@ PAGE_POLICY = (
 )
 HEADERS = {
     "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
+    # Not "no-referrer": with that, browsers send forms with the origin "null".
+    "Referrer-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Permissions-Policy": "camera=(self), microphone=(), geolocation=(), payment=(), usb=()",
@@ -101,7 +103,8 @@ class Front:
         headers.setdefault("Content-Security-Policy", self._page_policy if page else API_POLICY)
         if not (page and self._framed):
             headers.setdefault("X-Frame-Options", "DENY")
-        headers.setdefault("Cache-Control", "no-store")
+        if not headers.get("content-type", "").startswith(PROGRAM_TYPES):
+            headers.setdefault("Cache-Control", "no-store")
         if scope.get("scheme") == "https":
             headers.setdefault("Strict-Transport-Security", "max-age=31536000")
 

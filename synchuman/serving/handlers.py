@@ -23,7 +23,7 @@ from synchuman.events import (
 )
 from synchuman.runfolder import RunFolder
 from synchuman.serving import cards, controls
-from synchuman.serving.runner import Busy, Runner, Waiting
+from synchuman.serving.runner import Busy, Runs, Waiting
 from synchuman.settings import MAX_SEED, PRESETS, Settings
 from synchuman.views import VIEWS
 
@@ -41,7 +41,7 @@ Update = dict[Any, Any]
 class Handlers:
     """The page's functions; they hold no state of their own beyond the runner and the page's parts."""
 
-    def __init__(self, runner: Runner, parts: Parts) -> None:
+    def __init__(self, runner: Runs, parts: Parts) -> None:
         """Serve one page."""
         self.runner = runner
         self.parts = parts
@@ -85,7 +85,7 @@ class Handlers:
             settings = controls.read(values)
             yield {**self._busy(True), parts.status: cards.progress(Progress("cut-out", 0, 1))}
             session = request.session_hash or uuid.uuid4().hex
-            events = self.runner.run(session, Path(photo).read_bytes(), settings, person)
+            events = self.runner.run(session, Path(photo).read_bytes(), settings, person, request.username)
             for event in events:
                 update = self._show(event, settings)
                 if update:

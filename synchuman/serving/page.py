@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 
 from synchuman.serving import cards, controls, handlers
-from synchuman.serving.runner import Runner
+from synchuman.serving.runner import Runs
 from synchuman.settings import DEFAULT_PRESET, PRESETS
 
 ASSETS = Path(__file__).resolve().parents[2] / "assets"
@@ -80,7 +80,7 @@ def theme() -> gr.themes.Base:
     )
 
 
-def build_page(runner: Runner) -> gr.Blocks:
+def build_page(runner: Runs) -> gr.Blocks:
     """Build the page around a runner; launch it with `serving.launch`."""
     with gr.Blocks(title="SyncHuman Studio", analytics_enabled=False, delete_cache=(3600, MAX_AGE)) as page:
         gr.HTML(cards.HEADER)
@@ -177,7 +177,7 @@ def _gallery(name: str) -> gr.Gallery:
     )  # fmt: skip
 
 
-def _wire(parts: Parts, samples: gr.Dataset | None, runner: Runner) -> None:
+def _wire(parts: Parts, samples: gr.Dataset | None, runner: Runs) -> None:
     on = handlers.Handlers(runner, parts)
     matting = parts.settings[controls.FIELDS.index("matting")]
     seed = parts.settings[controls.FIELDS.index("seed")]

@@ -54,9 +54,11 @@ def create_app(service: Service, mount: Callable[[FastAPI], None] | None = None)
     problems.install(app)
     for routes in (routes_jobs, routes_generate, routes_about):
         app.include_router(routes.router)
-    if mount is not None:
-        mount(app)
     app.include_router(routes_pages.router)
+    if mount is None:
+        app.include_router(routes_pages.without_page)
+    else:
+        mount(app)
     guard = Guard(app, doorkeeper, service.options)
     app.state.service = service
     app.state.intake = Intake(service)

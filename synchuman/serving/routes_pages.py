@@ -10,6 +10,7 @@ from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse
 from synchuman.serving.auth import COOKIE, SESSION_SECONDS, Doorkeeper, Unauthorized
 
 router = APIRouter(include_in_schema=False)
+without_page = APIRouter(include_in_schema=False)
 
 STYLE = (
     "body{font:16px system-ui,sans-serif;max-width:34rem;margin:10vh auto;padding:0 1rem;"
@@ -64,7 +65,7 @@ async def log_out() -> Response:
     return response
 
 
-@router.get("/", response_class=HTMLResponse)
+@without_page.get("/", response_class=HTMLResponse)
 async def index() -> HTMLResponse:
     """Show what can be done here, with a form to try it."""
     return _page(

@@ -33,6 +33,22 @@ class Pipeline(Protocol):
         """See `SyncHuman.run`."""
 
 
+class Runs(Protocol):
+    """What the page needs of a runner: `Runner`, or one that stands on the service."""
+
+    @property
+    def ready(self) -> bool:
+        """Whether networks are loaded."""
+
+    def run(
+        self, session: str, photo: bytes, settings: Settings, person: int | None, owner: str | None
+    ) -> Iterator[Event | Waiting | Tick]:
+        """See `Runner.run`."""
+
+    def cancel(self, session: str) -> bool:
+        """See `Runner.cancel`."""
+
+
 @dataclass(frozen=True)
 class Waiting:
     """The run has not started: `ahead` runs come first, or the weights are still being read (`loading`)."""
@@ -88,11 +104,17 @@ class Runner:
         return self._pipeline.done()
 
     def run(
-        self, session: str, photo: bytes, settings: Settings, person: int | None = None
+        self,
+        session: str,
+        photo: bytes,
+        settings: Settings,
+        person: int | None = None,
+        owner: str | None = None,
     ) -> Iterator[Event | Waiting | Tick]:
         """Run a photo and tell how it goes; closing the iterator stops the run.
 
-        A session has one run: a new one stops the one before.
+        A session has one run: a new one stops the one before. Who the `owner` is only matters to a runner
+        that keeps its jobs (`page_mount.ServiceRunner`).
 
         Raises:
             Busy: MAX_WAITING runs wait already.

@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         options = read_options(chosen)
         check(options, chosen.allow_public)
-        serve(options, chosen.host, chosen.port, _announce)
+        serve(options, chosen.host, chosen.port, _announce, _page() if chosen.page else None)
     except (Refused, DataFolderError, StoreError, ValueError) as error:
         sys.stderr.write(f"{error}\n")
         return BAD_CALL
@@ -61,6 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
     add("--port", type=int, default=DEFAULT_PORT, help="0 for any free one")
+    add("--page", action="store_true", help="show the page, too, at /")
     add("--data", type=Path, help="folder for jobs and results (default: a private temporary one)")
     add("--variant", default="mini", help="name of the weights, or a folder of them")
     add("--device", default="auto", help="auto, cpu, cuda, or several with commas: one worker on each")
@@ -233,6 +234,14 @@ def _pairs(lines: Sequence[str], what: str, shortest: int) -> list[tuple[str, st
 
 def _times(value: float | None, unit: float) -> Any:
     return None if value is None else type(unit)(value * unit)
+
+
+def _page() -> Callable[[Service], Callable[[FastAPI], None]]:
+    if os.environ.get("GRADIO_VIBE_MODE"):
+        raise Refused("GRADIO_VIBE_MODE lets visitors run code on this machine; unset it.")
+    from synchuman.serving.page_mount import mount_page
+
+    return mount_page
 
 
 def _announce(address: str) -> None:

@@ -45,6 +45,8 @@ class Worker(threading.Thread):
                 self.engine.start(service.closing)
                 failures = 0
             except EngineBroken as error:
+                if service.closing.is_set():
+                    return
                 failures += 1
                 LOGGER.error("the worker on %s does not start: %s", self.engine.device, error)
                 if failures >= PATIENCE:

@@ -1,0 +1,95 @@
+"""The page on the service, in a real browser: behind the login, under the content policy, with the same jobs."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+
+import pytest
+from service_server import QUICK, Server, person, serving
+
+playwright = pytest.importorskip("playwright.sync_api")
+
+CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium")
+PATIENCE = 120_000  # ms
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    arguments = ("--page", "--auth", "carol:a pass word", "--logins-per-minute", "0")
+    with serving(tmp_path_factory.mktemp("page") / "data", *arguments) as server:
+        yield server
+
+
+GRADIO = [
+    ("GET", "/"), ("GET", "/config"), ("GET", "/theme.css"), ("GET", "/manifest.json"), ("GET", "/gradio_api/info"),
+    ("GET", "/gradio_api/startup-events"), ("GET", "/gradio_api/heartbeat/x"), ("POST", "/gradio_api/cancel"),
+    ("POST", "/gradio_api/reset"), ("POST", "/gradio_api/queue/join"), ("GET", "/gradio_api/queue/data"),
+    ("POST", "/gradio_api/upload"), ("GET", "/gradio_api/file=/etc/passwd"), ("POST", "/gradio_api/call/generate"),
+    ("POST", "/gradio_api/component_server"), ("GET", "/monitoring/summary"), ("GET", "/gradio_api/openapi.json"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("method", "path"), GRADIO)
+def test_the_pages_own_routes_are_behind_the_login(server: Server, method: str, path: str) -> None:
+    answer = server.client.request(method, path)
+    assert answer.status_code == 401, (path, answer.text[:200])
+
+
+def test_a_person_logs_in_and_makes_a_model(server: Server) -> None:
+    assert CHROMIUM, "This test drives Chromium: install it or set CHROMIUM to its path."
+    flags = ["--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
+    complaints: list[str] = []
+    elsewhere: list[str] = []
+    with playwright.sync_playwright() as p:
+        browser = p.chromium.launch(executable_path=CHROMIUM, args=flags)
+        page = browser.new_page()
+        page.on(
+            "console", lambda m: complaints.append(m.text) if "Content Security Policy" in m.text else None
+        )
+        page.on("request", lambda r: None if r.url.startswith((server.address, "blob:", "data:"))
+                else elsewhere.append(r.url))  # fmt: skip
+        page.goto(server.address)
+        assert "/login" in page.url
+        page.fill("#username", "carol")
+        page.fill("#password", "wrong")
+        page.click("button")
+        assert "wrong" in page.inner_text("[role=alert]")
+        page.fill("#username", "carol")
+        page.fill("#password", "a pass word")
+        page.click("button")
+        playwright.expect(page.locator("#generate")).to_be_visible(timeout=PATIENCE)
+        page.locator("#photo input[type=file]").first.set_input_files(
+            {"name": "me.png", "mimeType": "image/png", "buffer": person()}
+        )
+        playwright.expect(page.locator("#generate")).to_be_enabled(timeout=PATIENCE)
+        page.locator("#settings > button").click()
+        boxes = {
+            name: page.locator(f"#setting-{name} input[type=number]")
+            for name in (
+                "stage1_steps",
+                "guidance",
+                "stage2_steps",
+                "stage2_guidance",
+                "faces",
+                "texture_size",
+            )
+        }
+        playwright.expect(boxes["faces"]).to_be_visible()
+        page.wait_for_timeout(500)
+        for name, box in boxes.items():
+            box.fill(str(QUICK[name]))
+            box.press("Tab")
+        playwright.expect(page.locator("#preset input:checked")).to_have_count(0)
+        page.locator("#generate").click()
+        playwright.expect(page.locator("#download-glb")).to_be_visible(timeout=PATIENCE)
+        playwright.expect(page.locator("#model canvas")).to_be_visible(timeout=PATIENCE)
+        browser.close()
+    assert not complaints and not elsewhere
+    # The page's runs are jobs of the same person, for REST as well.
+    cookie = server.client.post("/login", data={"username": "carol", "password": "a pass word"})
+    assert cookie.status_code == 200
+    [job] = server.client.get("/jobs").json()["jobs"]
+    assert job["state"] == "done" and job["settings"]["faces"] == 1000
+    assert "me.png" not in server.log.read_text()
