@@ -5,6 +5,8 @@ python -m synchuman.training.train_image_autoencoder --people training-data/peop
 
 from __future__ import annotations
 
+import json
+import os
 from collections.abc import Iterator
 
 import torch
@@ -19,6 +21,9 @@ from synchuman.training.loop import load_average, train
 from synchuman.training.people_data import People, on_white, to_unit
 
 KEYS = ("colors", "normals", "canvas", "face")
+FOLDER = "image-autoencoder"
+MEASURED_PEOPLE = 32  # whose latents give the scaling factor
+CHUNK = 16  # images
 KL_WEIGHT = 1e-6
 GRADIENT_WEIGHT = 1.0
 
@@ -47,15 +52,28 @@ def image_loss(module: nn.Module, batch: dict[str, Tensor], generator: torch.Gen
 
 
 def load_image_autoencoder(leg: Leg) -> AutoencoderKL:
-    """Load the trained autoencoder; its scaling factor is set so that latents have unit variance."""
+    """Load the trained autoencoder; its scaling factor gives latents of unit variance.
+
+    The factor is measured on the first people and kept, as the flow's latents depend on it.
+    """
     module = build_image_autoencoder(MINI.image_autoencoder)
-    load_average(module, leg.out / "image-autoencoder")
+    folder = leg.out / FOLDER
+    load_average(module, folder)
     module.eval()
-    images = _views(People(leg.people, 32, KEYS).tensors)
-    with torch.no_grad():
-        spread = module.encode(images).latent_dist.mode().std().item()
-    module.register_to_config(scaling_factor=round(1 / spread, 5))
+    path = folder / "scaling.json"
+    if not path.exists():
+        scaling = _measure_scaling(module, People(leg.people, MEASURED_PEOPLE, KEYS))
+        partial = path.with_suffix(f".{os.getpid()}.partial")  # legs that run side by side may both do this
+        partial.write_text(json.dumps(scaling))
+        partial.replace(path)
+    module.register_to_config(scaling_factor=json.loads(path.read_text()))
     return module
+
+
+@torch.no_grad()
+def _measure_scaling(module: AutoencoderKL, people: People) -> float:
+    modes = [module.encode(some).latent_dist.mode() for some in _views(people.tensors).split(CHUNK)]
+    return round(1 / torch.cat(modes).std().item(), 5)
 
 
 def _views(batch: dict[str, Tensor]) -> Tensor:
@@ -76,8 +94,10 @@ def run(leg: Leg) -> None:
             chosen = torch.randperm(len(images), generator=picker)[: len(images) // 3]
             yield {"images": images[chosen.to(images.device)]}
 
+    # Another training's factor would not fit.
+    (leg.out / FOLDER / "scaling.json").unlink(missing_ok=True)
     module = build_image_autoencoder(MINI.image_autoencoder)
-    train(module, batches(), image_loss, leg.out / "image-autoencoder", leg.loop, leg.device)
+    train(module, batches(), image_loss, leg.out / FOLDER, leg.loop, leg.device)
 
 
 if __name__ == "__main__":

@@ -116,7 +116,7 @@ def cut_outs(images: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor
         ]
         for d in range(2)
     ]
-    shown = torch.where(kind[:, None, None, None] == 0, *domains).movedim(-1, 1).float()
+    shown = torch.where(kind[:, None, None, None] == 0, domains[0], domains[1]).movedim(-1, 1).float()
     side = MINI_STAGE2.views.image_size // 2
     seen = F.interpolate(shown, size=(side, side), mode="bilinear").movedim(1, -1).round().to(torch.uint8)
     return seen, torch.cat(domains, dim=-1)[:, None].float() / 127.5 - 1
