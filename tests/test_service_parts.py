@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from synchuman.serving.jobs import Job, JobRequest, QueueFull, State
 from synchuman.serving.options import DataFolderError, Places
 from synchuman.serving.rates import Rate, TooMany, network_of
 from synchuman.serving.store import JobStore, KeyTaken, StoreError
-from synchuman.serving.turns import Estimator, in_turn
+from synchuman.serving.turns import Estimator, InLine, in_turn
 from synchuman.settings import Settings
 
 REQUEST = JobRequest(settings=Settings())
@@ -28,7 +29,7 @@ def job(owner: str, created: float, **more: object) -> Job:
     return Job(owner, REQUEST, created, **more)  # type: ignore[arg-type]
 
 
-def owners(jobs: list[Job]) -> str:
+def owners(jobs: Sequence[InLine]) -> str:
     return "".join(job.owner for job in jobs)
 
 

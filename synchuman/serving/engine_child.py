@@ -43,7 +43,7 @@ LOGGER = logging.getLogger(__name__)
 Tell = Callable[..., None]
 
 PREVIEWS = "previews"
-NICENESS = 5  # on a CPU that both share, the server answers first
+NICENESS = 2  # on a CPU that both share, the server answers first
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -92,7 +92,8 @@ async def generate(
     """
     intake: Intake = request.app.state.intake
     _admit(intake, identity, request)
-    await to_thread.run_sync(service.check_room)
+    if idempotency_key is None:  # else it may be a request whose job is there
+        await to_thread.run_sync(service.check_room)
     form, image = await forms.read(request, forms.GenerateForm, with_image=True)
     forms.check_together(form, image)
     webhook = await _webhook(intake, service, identity, form.webhook_url)

@@ -29,6 +29,7 @@ from synchuman.serving.jobs import (
     KeyReused,
     NotFound,
     NotReady,
+    QueueFull,
     State,
 )
 from synchuman.serving.metrics import Metrics
@@ -41,12 +42,14 @@ from synchuman.serving.worker import Worker
 LOGGER = logging.getLogger(__name__)
 
 LEARN_FROM = 20  # earlier jobs to estimate times from
+MOMENT = 1.0  # seconds for which places in the queue are not looked up again
 
 
 @dataclass
 class Live:
     """What is only known while a job is active: its events, and the flag that stops it."""
 
+    job: Job | None = None
     feed: Feed = field(default_factory=Feed)
     stop: threading.Event = field(default_factory=threading.Event)
 
@@ -77,6 +80,7 @@ class Service:
         self.closing = threading.Event()
         self._closed = False
         self._live: dict[str, Live] = {}
+        self._line: tuple[float, dict[str, dict[str, Any]]] = (0.0, {})
         self._guard = threading.Lock()
         self._estimator = Estimator(self.store.latest_done(LEARN_FROM))
         self.workers = [Worker(self, self._engine(device)) for device in options.devices]
@@ -151,9 +155,8 @@ class Service:
         job = Job(owner, request, time.time(), webhook=webhook, idempotency_key=key, fingerprint=fingerprint)
         folder = self.folder(job)
         folders.make(folder, photo)
-        live = Live()
         with self._guard:
-            self._live[job.id] = live
+            self._live[job.id] = Live(job)
         try:
             if request.parent is not None:
                 self._inherit(request.parent, folder)
@@ -173,11 +176,14 @@ class Service:
         return job, True
 
     def check_room(self) -> None:
-        """Raise NotReady or DiskFull when no job can be taken now."""
+        """Raise NotReady, QueueFull or DiskFull when no job can be taken now, before a photo is read."""
         if self.closing.is_set():
             raise NotReady("The server is shutting down.")
         if self.workers and all(worker.engine.status == "broken" for worker in self.workers):
             raise NotReady(self.workers[0].engine.broken or "The worker cannot be started.")
+        waiting = len(self.places_in_line())
+        if waiting >= self.limits.max_queue:
+            raise QueueFull(f"{waiting} jobs wait already; please try again in a few minutes.")
         if self.free_bytes() < self.limits.min_free:
             raise DiskFull("The disk of the server is nearly full. Please try again later.")
 
@@ -293,7 +299,7 @@ class Service:
     def revive(self, job: Job) -> None:
         """Take up a job that an earlier process left in the queue."""
         with self._guard:
-            self._live[job.id] = Live()
+            self._live[job.id] = Live(job)
 
     def follow(self, job: Job) -> Feed | None:
         """Return the events of an active job; None when it is over."""
@@ -319,15 +325,22 @@ class Service:
         return present(job, progress=told, eta=progress.get("eta"))
 
     def places_in_line(self) -> dict[str, dict[str, Any]]:
-        """Return position and ETA of every queued job by its id."""
-        queue = self.store.queue()
+        """Return position and ETA of every queued job by its id, at most a moment old."""
+        at, places = self._line
+        return places if time.monotonic() - at < MOMENT else self._look_at_line()
+
+    def _look_at_line(self) -> dict[str, dict[str, Any]]:
+        ids = [row.id for row in self.store.queue()]
+        queue = [job for job in (self.live(job_id).job for job_id in ids) if job is not None]
         busy = [worker.seconds_left(self._estimator) for worker in self.workers]
         ends = self._estimator.schedule(busy, queue)
-        return {job.id: {"position": i + 1, "eta": end} for i, (job, end) in enumerate(zip(queue, ends))}
+        places = {job.id: {"position": i + 1, "eta": end} for i, (job, end) in enumerate(zip(queue, ends))}
+        self._line = (time.monotonic(), places)
+        return places
 
     def tell_queue(self) -> None:
         """Tell those who wait where they are."""
-        for job_id, place in self.places_in_line().items():
+        for job_id, place in self._look_at_line().items():
             feed = self.live(job_id).feed
             if feed.newest("queued") != place:
                 feed.tell("queued", place)

@@ -120,18 +120,19 @@ class JobStore:
         with self._reading() as connection:
             return connection.execute(select(func.coalesce(func.sum(JOBS.c.size), 0))).scalar_one()
 
-    def queue(self) -> list[Job]:
-        """Return the queued jobs in the order in which they will be served as things are."""
+    def queue(self) -> list[Any]:
+        """Return id, owner and created of the queued jobs in the order in which they will be served."""
         with self._reading() as connection:
-            return self._queue(connection)
+            return _queue(connection)
 
     def claim(self) -> Job | None:
         """Take the job whose turn it is and mark it running; None when nothing waits."""
         with self._writing() as connection:
-            queue = self._queue(connection)
+            queue = _queue(connection)
             if not queue:
                 return None
-            job = replace(queue[0], state=State.RUNNING, started=time.time())
+            row = connection.execute(select(JOBS).where(JOBS.c.id == queue[0].id)).one()
+            job = replace(from_row(row), state=State.RUNNING, started=time.time())
             changes = {"state": job.state.value, "started": job.started}
             connection.execute(update(JOBS).where(JOBS.c.id == job.id).values(changes))
             turn = 1 + (connection.execute(select(func.max(TURNS.c.turn))).scalar() or 0)
@@ -195,12 +196,6 @@ class JobStore:
         with self._writing() as connection:
             connection.execute(change.where(CALLS.c.job == job_id))
 
-    def _queue(self, connection: Connection) -> list[Job]:
-        waiting = select(JOBS).where(JOBS.c.state == State.QUEUED.value).order_by(JOBS.c.created, JOBS.c.id)
-        jobs = [from_row(row) for row in connection.execute(waiting)]
-        turns = {row.owner: row.turn for row in connection.execute(select(TURNS))}
-        return in_turn(jobs, turns)
-
     def _one(self, *conditions: Any) -> Job | None:
         with self._reading() as connection:
             row = connection.execute(select(JOBS).where(*conditions)).one_or_none()
@@ -247,6 +242,13 @@ def _drop_unreadable(connection: Connection) -> None:
         except ValueError as error:
             LOGGER.warning("job of another version forgotten: %s", type(error).__name__)
             connection.execute(delete(JOBS).where(JOBS.c.id == row.id))
+
+
+def _queue(connection: Connection) -> list[Any]:
+    waiting = select(JOBS.c.id, JOBS.c.owner, JOBS.c.created).where(JOBS.c.state == State.QUEUED.value)
+    rows: Any = connection.execute(waiting.order_by(JOBS.c.created, JOBS.c.id)).all()
+    turns = {row.owner: row.turn for row in connection.execute(select(TURNS))}
+    return in_turn(rows, turns)
 
 
 def _count(connection: Connection, *conditions: Any) -> int:

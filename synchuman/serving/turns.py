@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from heapq import heapify, heappop, heappush
+from typing import Protocol, TypeVar
 
 from synchuman.serving.jobs import Job, Kind, State
 
@@ -12,20 +13,35 @@ LEARNING = 0.4  # weight of the newest run against the earlier ones
 NEVER = -1  # turn of somebody who was never served
 
 
-def in_turn(waiting: Sequence[Job], turns: dict[str, int]) -> list[Job]:
+class InLine(Protocol):
+    """What counts for a job's turn."""
+
+    @property
+    def owner(self) -> str:
+        """Whose it is."""
+
+    @property
+    def created(self) -> float:
+        """When it was made."""
+
+
+Waiting = TypeVar("Waiting", bound=InLine)
+
+
+def in_turn(waiting: Sequence[Waiting], turns: dict[str, int]) -> list[Waiting]:
     """Order waiting jobs so that the user who was served longest ago comes first, each with one job a round.
 
     Args:
         waiting: Jobs, oldest first.
         turns: When each user was served last, as a rising number.
     """
-    by_owner: dict[str, deque[Job]] = {}
+    by_owner: dict[str, deque[Waiting]] = {}
     for job in waiting:
         by_owner.setdefault(job.owner, deque()).append(job)
     line = [(turns.get(owner, NEVER), jobs[0].created, owner) for owner, jobs in by_owner.items()]
     heapify(line)
     turn = max(turns.values(), default=NEVER)
-    ordered: list[Job] = []
+    ordered: list[Waiting] = []
     while line:
         _, _, owner = heappop(line)
         jobs = by_owner[owner]
