@@ -17,9 +17,12 @@ from pathlib import Path
 import httpx
 import pytest
 from conftest import draw_person
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from service_server import COARSE, ROOT, Server, person, serving
 
+from synchuman.serving.forms import GenerateForm
 from synchuman.serving.guard import OPEN
 from synchuman.serving.outbound import AddressRefused, Outbound, is_public
 
@@ -248,6 +251,46 @@ def test_bounds_are_errors_that_name_the_bound(server: Server) -> None:
     doubled = server.client.post("/generate?seed=1", data={"seed": 2}, files={"image": person()})
     assert doubled.status_code == 422 and "twice" in doubled.json()["detail"]
     assert server.client.post("/generate", json={"seed": 1}).status_code == 422
+
+
+VALUES = st.one_of(
+    st.text(max_size=30),
+    st.integers().map(str),
+    st.floats().map(str),
+    st.sampled_from(["true", "", "null", "\0"]),
+)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.dictionaries(st.sampled_from([*GenerateForm.model_fields, "image", "x"]), VALUES, max_size=6))
+def test_whatever_the_fields_hold_is_answered_plainly(server: Server, fields: dict[str, str]) -> None:
+    """Without a photo nothing can be taken: every answer says what is wrong, and none is a crash."""
+    answer = server.client.post("/generate", data=fields)
+    assert answer.status_code in (404, 422) and answer.json()["status"] == answer.status_code, answer.text
+
+
+@pytest.mark.parametrize("header", [
+    b"Idempotency-Key: \xe9\xff", b"X-API-Key: \xff\xfe", b"Cookie: synchuman_session=\xff.1.2", b"Origin: http://[",
+    b"Last-Event-ID: \xb2", b"Host: [", b"Content-Length: -1", b"Content-Type: multipart/form-data", b"Origin: \xff",
+    b"Authorization: Bearer", b"Content-Type: multipart/form-data; boundary=" + b"x" * 300, b"Accept: \xff",
+])  # fmt: skip
+def test_headers_of_rubbish_are_no_crash(server: Server, header: bytes) -> None:
+    host, port = server.address.removeprefix("http://").split(":")
+    for request in (b"POST /generate", b"GET /jobs?before=nan", b"GET /jobs/\xff%ff/events", b"POST /login"):
+        lines = [
+            request + b" HTTP/1.1",
+            b"X-API-Key: " + ALICE.encode(),
+            header,
+            b"Connection: close",
+            b"",
+            b"",
+        ]
+        if not header.startswith(b"Host"):
+            lines.insert(1, b"Host: localhost")
+        with socket.create_connection((host, int(port)), timeout=10) as connection:
+            connection.sendall(b"\r\n".join(lines))
+            status = connection.recv(100).split()[1]
+        assert status[:1] in (b"2", b"3", b"4"), (request, status)
 
 
 # Paths.

@@ -192,9 +192,8 @@ class Guard:
         else:
             if origin in self._origins:
                 return
-            parts = urlsplit(origin)
-            own = parts.netloc.lower() == headers.get("host", "").lower()
-            if parts.netloc and (own or (parts.hostname or "") in self._hosts):
+            host = origin.partition("://")[2].lower()
+            if host and (host == headers.get("host", "").lower() or _hostname(host) in self._hosts):
                 return
         raise Forbidden("Requests from pages of other origins are refused; see --cors-origin.")
 
