@@ -9,13 +9,18 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
-from service_server import QUICK, ROOT, Server, broken_weights, serving
+from service_server import QUICK, ROOT, Server, broken_weights, person, serving, tiny_weights
+
+from synchuman.serving.engine import Engine
+from synchuman.serving.jobs import Job, JobRequest
+from synchuman.settings import Settings
 
 LONG = 100  # steps: a run that is still sampling when the test looks at it
 
@@ -190,3 +195,32 @@ def test_a_stopped_server_says_so_to_who_waits(small_disk: Server) -> None:
     with contextlib.suppress(httpx.HTTPError):
         assert list(events)[-1][0] == "interrupted"
     assert small_disk.process.wait(15) == 0 and time.monotonic() - began < 10
+
+
+def test_a_run_that_takes_too_long_is_ended(tmp_path: Path) -> None:
+    """With the engine alone: a real process, and a second as its limit."""
+    engine = Engine(str(tiny_weights()), "cpu", "auto", tmp_path, max_seconds=1.0)
+    folder = tmp_path / "job"
+    folder.mkdir()
+    (folder / "photo.png").write_bytes(person())
+    told: list[str] = []
+    job = Job("a", JobRequest(settings=Settings(stage1_steps=LONG)), time.time())
+    try:
+        engine.start(threading.Event())
+        assert engine.status == "ready" and engine.about["device"] == "cpu"
+        outcome = engine.run(job, folder, threading.Event(), lambda name, data: told.append(name))
+    finally:
+        engine.close()
+    assert outcome.failure is not None and outcome.failure.code == "timeout"
+    assert "progress" in told and engine.pid is None
+
+
+def test_a_server_whose_weights_are_not_there_takes_no_jobs(tmp_path: Path) -> None:
+    with serving(tmp_path / "data", weights=tmp_path / "nothing here") as server:
+        early = server.submit()
+        server.until(lambda: "cannot be started" in server.client.get("/ready").text)
+        refused = server.submit(expect=503)
+        assert refused["code"] == "not_ready" and "nothing here" not in refused["detail"]
+        # What came before that was known does not wait for ever.
+        failed = server.end(early["id"], 120)
+        assert failed["state"] == "failed" and failed["error"]["code"] == "not_ready"

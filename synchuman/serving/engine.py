@@ -96,9 +96,9 @@ class Engine:
             if message is not None and message.pop("what") == "ready":
                 self.status, self.about, self.broken = "ready", message, None
                 return
-            self.status = "broken"
             self.broken = (message or {}).get("message", f"The worker ended while starting{self._how()}.")
             self.close()
+            self.status = "broken"
             raise EngineBroken(self.broken)
 
     def run(self, job: Job, folder: Path, stop: threading.Event, report: Report) -> Outcome:

@@ -67,13 +67,14 @@ async def webhook_secret(service: ServiceHere, identity: IdentityHere) -> Webhoo
 
 def _readiness(service: Service) -> Readiness:
     engines = [worker.engine for worker in service.workers]
-    broken = [engine.broken for engine in engines if engine.broken]
     free, limits = service.free_bytes(), service.limits
     waiting = len(service.store.queue())
     up = [engine for engine in engines if engine.status == "ready"]
-    detail = broken[0] if broken else f"{len(up)} of {len(engines)} workers are ready"
+    detail = f"{len(up)} of {len(engines)} workers are ready"
+    if any(engine.broken for engine in engines):
+        detail += "; one cannot be started: the server's log says why"
     checks = {
-        "worker": Check(ok=bool(up), detail=str(detail)),
+        "worker": Check(ok=bool(up), detail=detail),
         "disk": Check(ok=free >= limits.min_free, detail=f"{free // 2**20} MiB free"),
         "queue": Check(
             ok=waiting < limits.max_queue, detail=f"{waiting} of at most {limits.max_queue} jobs wait"

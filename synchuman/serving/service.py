@@ -42,6 +42,7 @@ from synchuman.serving.worker import Worker
 LOGGER = logging.getLogger(__name__)
 
 LEARN_FROM = 20  # earlier jobs to estimate times from
+CANNOT_START = "The worker cannot be started; the server's log says why."
 MOMENT = 1.0  # seconds for which places in the queue are not looked up again
 
 
@@ -179,8 +180,8 @@ class Service:
         """Raise NotReady, QueueFull or DiskFull when no job can be taken now, before a photo is read."""
         if self.closing.is_set():
             raise NotReady("The server is shutting down.")
-        if self.workers and all(worker.engine.status == "broken" for worker in self.workers):
-            raise NotReady(self.workers[0].engine.broken or "The worker cannot be started.")
+        if all(worker.engine.broken for worker in self.workers):
+            raise NotReady(CANNOT_START)
         waiting = len(self.places_in_line())
         if waiting >= self.limits.max_queue:
             raise QueueFull(f"{waiting} jobs wait already; please try again in a few minutes.")

@@ -50,7 +50,7 @@ class Worker(threading.Thread):
                 failures += 1
                 LOGGER.error("the worker on %s does not start: %s", self.engine.device, error)
                 if failures >= PATIENCE:
-                    self._give_up(str(error))
+                    self._give_up()
                 service.closing.wait(min(2.0**failures, LONGEST_PAUSE))
                 continue
             try:
@@ -122,10 +122,11 @@ class Worker(threading.Thread):
                 failure = Failure("disk_full", "The disk of the server is full. Please try again later.")
                 service.closing.wait(1.0)
 
-    def _give_up(self, reason: str) -> None:
+    def _give_up(self) -> None:
         """Fail what waits, when no worker can run it: nobody should wait for ever."""
         service = self.service
-        if any(worker.engine.status != "broken" for worker in service.workers):
+        if not all(worker.engine.broken for worker in service.workers):
             return
+        reason = "The worker cannot be started; the server's log says why."
         for job in service.store.with_state(State.QUEUED):
             service.finish(job.id, State.FAILED, failure=Failure("not_ready", reason))
