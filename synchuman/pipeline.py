@@ -28,6 +28,7 @@ NO_STAGE2 = (
     "These weights have no Stage 2: the model is the coarse mesh made from the views and the structure."
 )
 STAGE1_ONLY = "Stage 2 was left out as asked: the model is the coarse mesh."
+NO_DECODER = "These weights have no structure decoder: the structure is carved from the generated views."
 CARVED = "No structure was kept: it was carved from the masks and normals of the views."
 
 
@@ -180,9 +181,10 @@ class SyncHuman:
         return RunLog(RunFolder(folder), settings, about, (*first, *second, *TEXTURING), self._typical)
 
     def _notes(self, stage1_only: bool) -> tuple[str, ...]:
+        notes = () if self.stage1.networks.structure_decoder is not None else (NO_DECODER,)
         if stage1_only:
-            return (STAGE1_ONLY,)
-        return (NO_STAGE2,) if self.stage2 is None else ()
+            return (*notes, STAGE1_ONLY)
+        return (*notes, NO_STAGE2) if self.stage2 is None else notes
 
     def _build(
         self, files: StageOneFiles, settings: Settings, log: RunLog, stop: threading.Event | None

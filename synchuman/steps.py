@@ -59,7 +59,10 @@ def sample_views(
             yield log.progress("stage 1", step.step, step.total)
             if step.preview is not None:
                 yield ViewsReady(*step.preview, final=False)
-        files = StageOneFiles(rgba, result.colors, result.normals, result.structure_logits)
+        logits = result.structure_logits
+        if logits is None:
+            logits = carve_views(rgba, result.colors, result.normals)
+        files = StageOneFiles(rgba, result.colors, result.normals, logits)
         log.folder.write_stage_one(files)
     yield ViewsReady(files.colors, files.normals, final=True)
     return files
@@ -154,13 +157,16 @@ def texture(
 
 def carve(folder: RunFolder) -> StageOneFiles:
     """Read the views of a folder and take the structure from their masks."""
+    rgba, colors, normals = folder.read_views()
+    return StageOneFiles(rgba, colors, normals, carve_views(rgba, colors, normals))
+
+
+def carve_views(rgba: np.ndarray, colors: np.ndarray, normals: np.ndarray) -> np.ndarray:
+    """Take the structure from the views, for a folder that lost it or weights without structure decoder."""
     from synchuman.surface.build import image_sources
     from synchuman.surface.carve import carve_structure
 
-    rgba, colors, normals = folder.read_views()
-    return StageOneFiles(
-        rgba, colors, normals, carve_structure(image_sources(colors, normals, rgba), normals)
-    )
+    return carve_structure(image_sources(colors, normals, rgba), normals)
 
 
 def check(stop: Stop) -> None:

@@ -153,7 +153,8 @@ class Stage1Config:
     prompt_length: int = 77  # tokens of a view prompt
     preview_interval: int = 5  # steps between previews that a user should see; decoding them costs time
     joint_network: JointNetworkConfig = field(default_factory=JointNetworkConfig)
-    structure_decoder: StructureDecoderConfig = field(default_factory=StructureDecoderConfig)
+    # None: the structure is carved from the views instead of decoded.
+    structure_decoder: StructureDecoderConfig | None = field(default_factory=StructureDecoderConfig)
     image_autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
     image_encoder: ImageEncoderConfig = field(default_factory=ImageEncoderConfig)
     clip: ClipConfig | None = field(default_factory=ClipConfig)
@@ -173,7 +174,8 @@ class Stage1Config:
             "the joint network takes two latents of the image autoencoder (noisy, condition) and returns one",
         )
         require(
-            joint.structure.channels == self.structure_decoder.latent_channels,
+            self.structure_decoder is None
+            or joint.structure.channels == self.structure_decoder.latent_channels,
             "structure channels must equal the structure decoder's latent_channels",
         )
         require(

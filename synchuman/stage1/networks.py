@@ -41,7 +41,7 @@ class Networks:
 
     Attributes:
         joint_network: Denoises views and structure.
-        structure_decoder: Structure latent to occupancy logits.
+        structure_decoder: Structure latent to occupancy logits; None when the config has none.
         image_autoencoder: Images to latents and back; its `scaling_factor` counts.
         image_encoder: Photo to tokens for the structure branch.
         view_prompts: [2 domains (normal, colour), 7, tokens, width].
@@ -49,7 +49,7 @@ class Networks:
     """
 
     joint_network: JointNetwork
-    structure_decoder: StructureDecoder
+    structure_decoder: StructureDecoder | None
     image_autoencoder: AutoencoderKL
     image_encoder: Dinov2WithRegistersModel
     view_prompts: Tensor
@@ -78,10 +78,11 @@ def build_networks(config: Stage1Config, seed: int = 0) -> Networks:
     """Build a variant with random weights, the same for the same seed."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
+        decoder = config.structure_decoder
         prompts = torch.randn(2, NUM_PROMPTS, config.prompt_length, config.joint_network.prompt_width)
         return Networks(
             joint_network=JointNetwork(config.joint_network),
-            structure_decoder=StructureDecoder(config.structure_decoder),
+            structure_decoder=None if decoder is None else StructureDecoder(decoder),
             image_autoencoder=build_image_autoencoder(config.image_autoencoder),
             image_encoder=build_image_encoder(config.image_encoder),
             view_prompts=prompts,

@@ -45,12 +45,12 @@ class Stage1Result:
     Attributes:
         colors: uint8 [5, s, s, 3]; the front is the photo itself on white.
         normals: uint8 [5, s, s, 3]; the face view is pasted into the front.
-        structure_logits: float32 [n, n, n] by (x, y, z); above 0 is occupied.
+        structure_logits: float32 [n, n, n] by (x, y, z); above 0 is occupied. None without structure decoder.
     """
 
     colors: np.ndarray
     normals: np.ndarray
-    structure_logits: np.ndarray
+    structure_logits: np.ndarray | None
 
 
 class Stage1:
@@ -135,8 +135,11 @@ class Stage1:
             preview = self._views(step.views_estimate, canvas) if shown else None
             yield Stage1Step(step.index, step.total, preview)
         colors, normals = self._views(step.views, canvas)
-        logits = self.networks.structure_decoder(step.structure.to(self.dtype))[0, 0]
-        yield Stage1Result(colors, normals, logits.float().cpu().numpy())
+        decoder = self.networks.structure_decoder
+        logits = (
+            None if decoder is None else decoder(step.structure.to(self.dtype))[0, 0].float().cpu().numpy()
+        )
+        yield Stage1Result(colors, normals, logits)
 
     def inputs(self, canvas: np.ndarray, face: np.ndarray, rgba: np.ndarray) -> sampler.Inputs:
         """Encode the framed photo.

@@ -15,6 +15,8 @@ from synchuman.stage1.config import (
 # The sizes of the published weights: the defaults of every config.
 PUBLISHED = Stage1Config()
 
+MINI_STRUCTURE_DECODER = StructureDecoderConfig(channels=(96, 32, 16), res_blocks=1, res_blocks_middle=1)
+
 # Ours: small enough to train in half an hour on one GPU and to run on two CPU cores.
 MINI = Stage1Config(
     image_size=192,
@@ -36,7 +38,7 @@ MINI = Stage1Config(
             heads=6, head_width=32, to_structure_after=0, to_views_after=1, kernel=1, mlp_ratio=2
         ),
     ),
-    structure_decoder=StructureDecoderConfig(channels=(96, 32, 16), res_blocks=1, res_blocks_middle=1),
+    structure_decoder=MINI_STRUCTURE_DECODER,
     image_autoencoder=AutoencoderConfig(widths=(32, 64, 96, 96), layers=1, norm_groups=8),
     image_encoder=ImageEncoderConfig(width=192, depth=6, heads=6, image_size=224),
     clip=None,

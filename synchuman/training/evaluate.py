@@ -19,6 +19,7 @@ import torch
 from synchuman.settings import Settings
 from synchuman.stage1.stage1 import Stage1, Stage1Result
 from synchuman.stage2.stage2 import Stage2, Stage2Result
+from synchuman.steps import carve_views
 from synchuman.surface.build import build_coarse, build_fine, image_sources
 from synchuman.surface.cleaning import drop_small_parts
 from synchuman.surface.mesh import TexturedMesh
@@ -154,13 +155,16 @@ def measure_variant(
     )
     views = first.colors, first.normals
     size = settings.faces, settings.texture_size
-    coarse = build_coarse(first.structure_logits, *views, subject.photo, *size, checkpoint=_quiet)
+    logits = first.structure_logits
+    if logits is None:
+        logits = carve_views(subject.photo, *views)
+    coarse = build_coarse(logits, *views, subject.photo, *size, checkpoint=_quiet)
     rows = {"variant": measure_textured(subject, coarse)}
     if stage2 is not None:
         fine = next(
             event
             for event in stage2.sample(
-                *views, subject.photo, drop_small_parts(first.structure_logits > 0),
+                *views, subject.photo, drop_small_parts(logits > 0),
                 settings.stage2_steps, settings.stage2_guidance, settings.seed,
             )
             if isinstance(event, Stage2Result)
@@ -170,7 +174,7 @@ def measure_variant(
         rows = {"variant_coarse": rows["variant"], "variant": measure_textured(subject, mesh)}
     pairs = list(zip(first.colors[:NUM_BODY_VIEWS], subject.colors))
     rows["variant"] |= {
-        "structure_iou_64": intersection_over_union(first.structure_logits > 0, subject.occupancy),
+        "structure_iou_64": intersection_over_union(logits > 0, subject.occupancy),
         "view_psnr_db": float(np.mean([psnr(*pair) for pair in pairs])),
         "view_ssim": float(np.mean([ssim(*pair) for pair in pairs])),
     }

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from synchuman.stage1.structure_decoder import StructureDecoder
-from synchuman.stage1.variants import MINI
+from synchuman.stage1.variants import MINI_STRUCTURE_DECODER
 from synchuman.training.command import Leg, run_leg
 from synchuman.training.loop import load_average, train
 from synchuman.training.people_data import People, unpack_structure
@@ -25,8 +25,8 @@ class StructureAutoencoder(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.encoder = StructureEncoder(latent=MINI.structure_decoder.latent_channels)
-        self.decoder = StructureDecoder(MINI.structure_decoder)
+        self.encoder = StructureEncoder(latent=MINI_STRUCTURE_DECODER.latent_channels)
+        self.decoder = StructureDecoder(MINI_STRUCTURE_DECODER)
 
 
 def random_crop(occupancy: Tensor, generator: torch.Generator, width: int = 32, step: int = 4) -> Tensor:

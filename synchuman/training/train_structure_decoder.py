@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from synchuman.nn.flow import schedule
 from synchuman.stage1.structure_decoder import StructureDecoder
-from synchuman.stage1.variants import MINI
+from synchuman.stage1.variants import MINI, MINI_STRUCTURE_DECODER
 from synchuman.training.command import Leg, run_leg
 from synchuman.training.latents import encode_views
 from synchuman.training.loop import load_average, train
@@ -136,7 +136,7 @@ def load_structure_decoder(leg: Leg) -> StructureDecoder:
     """Load the fitted decoder, or the autoencoder's when this leg was not run."""
     if not (leg.out / FOLDER / "average.safetensors").exists():
         return load_structure_autoencoder(leg).decoder
-    module = StructureDecoder(MINI.structure_decoder)
+    module = StructureDecoder(MINI_STRUCTURE_DECODER)
     load_average(module, leg.out / FOLDER)
     return module.eval()
 
@@ -144,7 +144,7 @@ def load_structure_decoder(leg: Leg) -> StructureDecoder:
 def run(leg: Leg) -> None:
     """Train for the leg's minutes."""
     samples = load_samples(leg)
-    module = StructureDecoder(MINI.structure_decoder)
+    module = StructureDecoder(MINI_STRUCTURE_DECODER)
     if (leg.out / "structure-autoencoder" / "average.safetensors").exists():
         module = load_structure_autoencoder(leg).decoder
 
