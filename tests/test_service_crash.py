@@ -188,12 +188,15 @@ def test_a_stopped_server_says_so_to_who_waits(small_disk: Server) -> None:
     """Last, because it ends the server."""
     job = small_disk.submit(stage1_steps=LONG)
     small_disk.until_event(job["id"], "progress")
-    events = small_disk.events(job["id"])
+    waiting = small_disk.submit(stage1_steps=LONG)
+    events, others = small_disk.events(job["id"]), small_disk.events(waiting["id"])
     next(events)
+    assert next(others)[0] == "queued"
     began = time.monotonic()
     small_disk.process.send_signal(signal.SIGTERM)
     with contextlib.suppress(httpx.HTTPError):
         assert list(events)[-1][0] == "interrupted"
+        assert "running" not in [name for name, _ in others]
     assert small_disk.process.wait(15) == 0 and time.monotonic() - began < 10
 
 

@@ -14,7 +14,7 @@ from starlette.datastructures import UploadFile
 
 from synchuman.serving import folders, forms
 from synchuman.serving.auth import Identity
-from synchuman.serving.jobs import Job, JobRequest, Kind, ServiceError, State
+from synchuman.serving.jobs import Job, JobRequest, Kind, NotFound, ServiceError, State
 from synchuman.serving.outbound import AddressRefused, Outbound
 from synchuman.serving.present import present
 from synchuman.serving.problems import Invalid, JobFailed, documented
@@ -194,8 +194,8 @@ async def _start(
         shown = await to_thread.run_sync(service.show, job)
         return JSONResponse(shown, 202 if job.active else 200, headers=headers)
     ended = await _wait(request, service, job, keep=key is not None)
-    if ended is None:
-        return Response(status_code=499)
+    if ended is None:  # the client has gone, or somebody deleted the job
+        raise NotFound("There is no such job any more.")
     if ended.state is not State.DONE:
         raise _failed(ended)
     if form.download:
@@ -223,14 +223,16 @@ async def _wait(request: Request, service: Service, job: Job, keep: bool) -> Job
             async for _ in feed.follow():
                 pass
             group.cancel_scope.cancel()
-    if not gone:
-        return await to_thread.run_sync(service.get, job.id)
+    now = await to_thread.run_sync(service.store.get, job.id)
+    if now is None or (not gone and not now.active):
+        return now
+    # The client has gone, or the server is about to: a job that nobody waits for any more is not run.
     if not keep:
         try:
             await to_thread.run_sync(service.cancel, job)
         except ServiceError:  # it ended at the same moment
-            return None
-    return None
+            return await to_thread.run_sync(service.store.get, job.id)
+    return None if gone else now
 
 
 def _failed(job: Job) -> JobFailed:

@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -174,7 +175,8 @@ def serve(
         """Tells the service first: else uvicorn would wait for answers that wait for runs."""
 
         def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-            service.begin_shutdown()
+            # Not here: a signal may come while this very thread holds a lock of the service.
+            threading.Thread(target=service.begin_shutdown, name="shutdown").start()
             super().handle_exit(sig, frame)
 
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:

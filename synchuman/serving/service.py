@@ -95,12 +95,15 @@ class Service:
         self.janitor.start()
 
     def begin_shutdown(self) -> None:
-        """Stop what runs (it becomes interrupted) and end all feeds, without waiting."""
+        """Stop what runs (it becomes interrupted), and end the feeds of what waits, without waiting."""
         self.closing.set()
+        running = {worker.job.id for worker in self.workers if worker.job is not None}
         with self._guard:
-            lives = list(self._live.values())
-        for live in lives:
+            lives = dict(self._live)
+        for job_id, live in lives.items():
             live.stop.set()
+            if job_id not in running:
+                live.feed.close()
         with self.news:
             self.news.notify_all()
 
