@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 LOGGER = logging.getLogger(__name__)
 
 IDLE = 1.0  # seconds between two looks at an idle engine
-PATIENCE = 3  # failed starts in a row, after which waiting jobs are told so
+PATIENCE = 2  # failed starts in a row, after which waiting jobs are told so
 LONGEST_PAUSE = 60.0  # seconds between two tries to start
 WRITES = 10  # tries to write how a job ended, a second apart
 
