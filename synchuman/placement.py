@@ -29,6 +29,11 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
+def computes_bfloat16(device: torch.device) -> bool:
+    """Tell whether bfloat16 gains time; CPUs without matrix units for it (AMX) are ten times slower in it."""
+    return device.type != "cpu" or bool(torch.cpu.get_capabilities().get("amx_bf16", False))
+
+
 def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     """Return the number type called `name`.
 
@@ -41,8 +46,8 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     if name == "auto":
         if device.type == "cuda":
             return torch.float16
-        matrix_units = device.type == "cpu" and torch.cpu.get_capabilities().get("amx_bf16", False)
-        return torch.bfloat16 if matrix_units else torch.float32
+        quick = device.type == "cpu" and computes_bfloat16(device)
+        return torch.bfloat16 if quick else torch.float32
     if name not in DTYPES:
         raise ValueError(f"Unknown dtype {name!r}; use auto, {', '.join(DTYPES)}.")
     return DTYPES[name]

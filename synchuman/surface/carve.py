@@ -45,7 +45,10 @@ def carve_structure(sources: list[Source], normals: np.ndarray, resolution: int 
     front, side = (_outline(sources, axis, centres) for axis in (0, 1))
     front &= side.any(0)
     if not front.any():
-        raise ValueError("The masks of the views leave nothing: front and side views do not overlap.")
+        raise ValueError(
+            "The masks of the views leave nothing: front and side views do not overlap; sample them again, "
+            "with more steps or another seed."
+        )
     views = {source.view: source for source in sources if not source.photo}
     slopes = [_slopes(views[view], normals[view], n) for view in (FRONT, BACK)]
     near, far = _depths(front, side, slopes, centres)
@@ -60,7 +63,10 @@ def _outline(sources: list[Source], axis: int, centres: np.ndarray) -> np.ndarra
     """Mask [c, r] of the person seen along y (axis 0: columns are x) or along x (axis 1: columns are y)."""
     seen = [s for s in sources if s.view != FACE and VIEWS[s.view].column_axis == axis and s.mask.any()]
     if not seen:
-        raise ValueError("The masks of the views are empty: nobody is in the front or in the side views.")
+        raise ValueError(
+            "The masks of the views are empty: nobody is in the front or in the side views; "
+            "sample them again, with more steps or another seed."
+        )
     return np.mean([signed_outline(s, centres, centres) for s in seen], axis=0) < 0
 
 

@@ -27,6 +27,7 @@ from synchuman.training.people_data import (
     to_unit,
     unpack_structure,
 )
+from synchuman.training.precision import autocast
 from synchuman.training.structure_encoder import StructureEncoder
 from synchuman.training.train_image_autoencoder import load_image_autoencoder
 from synchuman.training.train_structure_autoencoder import load_structure_autoencoder
@@ -126,7 +127,7 @@ def _encode_shard(
     parts: dict[str, list[Tensor]] = {"views": [], "condition": [], "structure": []}
     for start in range(0, len(people["colors"]), CHUNK):
         rows = {k: v[start : start + CHUNK].to(device) for k, v in people.items()}
-        with torch.autocast(device.type, dtype=torch.bfloat16):
+        with autocast(device):
             encoded = encode_views(images, rows).half().cpu()
             voxels, _ = structure(unpack_structure(rows["structure"]))
         parts["views"].append(encoded[:, :10])

@@ -14,6 +14,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from synchuman.training.precision import autocast
+
 LOGGER = logging.getLogger(__name__)
 
 
@@ -89,7 +91,7 @@ def train(
         loss_of: Returns named scalar terms; "loss" is minimised, the others are logged.
         folder: Checkpoints (`weights`, `average`, `optimizer` safetensors, `state.json`) and `log.jsonl`.
         config: Budgets and rates.
-        device: Where to train. bfloat16 autocast is used wherever the device computes it natively.
+        device: Where to train. See `precision.autocast`.
 
     Returns:
         The averaged weights at the end.
@@ -112,7 +114,6 @@ def train(
     step, spent = _restore(module, average, optimizer, folder)
     first, started, saved = step, time.monotonic(), time.monotonic()
     generator = torch.Generator(device=device).manual_seed(config.seed + step)
-    native = device.type != "cpu" or torch.cpu.get_capabilities().get("amx_bf16", False)
     budget = config.minutes * 60
     if config.deadline:
         budget = min(budget, config.deadline - time.time())
@@ -125,7 +126,7 @@ def train(
             for group in optimizer.param_groups:
                 group["lr"] = rate
             batch = {k: v.to(device, non_blocking=True) for k, v in next(batches).items()}
-            with torch.autocast(device.type, dtype=torch.bfloat16, enabled=native):
+            with autocast(device):
                 terms = loss_of(module, batch, generator)
             optimizer.zero_grad(set_to_none=True)
             terms["loss"].backward()

@@ -26,6 +26,7 @@ from synchuman.training.command import Leg, run_leg
 from synchuman.training.latents import encode_views
 from synchuman.training.loop import load_average, train
 from synchuman.training.people_data import find_shards, read_shard, shuffled_batches, unpack_structure
+from synchuman.training.precision import autocast
 from synchuman.training.train_image_autoencoder import load_image_autoencoder
 from synchuman.training.train_image_encoder import load_image_encoder
 from synchuman.training.train_joint import JointTraining, velocities
@@ -88,7 +89,7 @@ class Sampler:
         parts = []
         for start in range(0, len(people["colors"]), CHUNK):
             rows = {k: v[start : start + CHUNK].to(self.device) for k, v in people.items()}
-            with torch.autocast(self.device.type, dtype=torch.bfloat16):
+            with autocast(self.device):
                 encoded = encode_views(self.images, rows)
                 tokens = self.joint.encoder(rows["token"])
                 parts.append(
