@@ -181,10 +181,10 @@ class SyncHuman:
         return RunLog(RunFolder(folder), settings, about, (*first, *second, *TEXTURING), self._typical)
 
     def _notes(self, stage1_only: bool) -> tuple[str, ...]:
-        notes = () if self.stage1.networks.structure_decoder is not None else (NO_DECODER,)
+        lacking = () if self.stage1.networks.structure_decoder is not None else (NO_DECODER,)
         if stage1_only:
-            return (*notes, STAGE1_ONLY)
-        return (*notes, NO_STAGE2) if self.stage2 is None else notes
+            return (STAGE1_ONLY, *lacking)
+        return (NO_STAGE2, *lacking) if self.stage2 is None else lacking
 
     def _build(
         self, files: StageOneFiles, settings: Settings, log: RunLog, stop: threading.Event | None
