@@ -1,87 +1,82 @@
 #!/usr/bin/env bash
-# Trains mini from nothing on one or two GPUs: people are made on the CPUs all the while.
+# Trains mini for so many minutes on one or two GPUs; people are made on the CPUs all the while.
 #
-#   scripts/train_mini.sh first 10    # ten minutes: autoencoders, image encoder, start of both stages' flows
-#   scripts/train_mini.sh more 10     # as often as wanted: on from there, with all people made by then
-#   scripts/train_mini.sh pack DIR [LEG ...]    # averaged weights as float16, in pieces of 15 MiB (all legs: 75 MB)
+#   scripts/train_mini.sh run 26 assets/mini     # on from a variant's folder (legs it lacks start from nothing)
+#   scripts/train_mini.sh run 26                 # on from checkpoints/, or everything from nothing
+#   scripts/train_mini.sh pack DIR [LEG ...]     # averaged weights as float16, in pieces of 15 MiB; any time
 #
-# Pack after every call: the machine may be gone before the next. The latents of a structure autoencoder mean nothing
-# without its decoder, nor the structured latents without theirs, so bring all legs home.
-#
-# Minutes are those of the whole call. The environment can set WORKERS, PEOPLE, SURFACE (people with Stage 2 targets),
-# FIRST_SHARDS (of 32 people, before training starts), PART_MINUTES (of each autoencoder and the encoder), HORIZON
-# (minutes of the joint leg over all calls), SLAT_MINUTES (of the slat autoencoder in `more`), BATCH (of the joint leg)
-# and GENERATE (more options for the generator).
+# The environment can set FIRST_SEED, WORKERS, PEOPLE, SURFACE (people with Stage 2 targets), FIRST_SHARDS (of 32
+# people, before training starts), PART (minutes of autoencoders and encoder), SLAT (minutes of the slat autoencoder;
+# the slat flow gets FLOW after it), FIT (minutes of the structure decoder on sampled structures, at the end), BATCH
+# (of the joint leg), RATE (its peak) and GENERATE (more options for the generator).
 set -euo pipefail
 cd "$(dirname "$0")/.."
-phase=${1:?first, more or pack}
-started=$(date +%s)
+command=${1:?run or pack}
 data=training-data/people out=checkpoints
-workers=${WORKERS:-$(($(nproc) - 4))} people=${PEOPLE:-60000} surface=${SURFACE:-3072} horizon=${HORIZON:-14}
-part=${PART_MINUTES:-2.4} first=${FIRST_SHARDS:-$workers} batch=${BATCH:-64}
-gpus=$(nvidia-smi -L | wc -l)
-stage2_gpu=$((gpus - 1))
-mkdir -p $out/logs
-export PYTHONUNBUFFERED=1 OMP_NUM_THREADS=4
+if [ "$command" = pack ]; then
+  exec python3 scripts/pack_checkpoints.py $out "${2:?folder}" "${@:3}"
+elif [ "$command" != run ]; then
+  echo "run or pack, not $command" >&2
+  exit 2
+fi
 
-until_end() { # options that stop a leg so many seconds before the end of the call, however long it loads
-  echo "--minutes 600 --deadline $((started + $(python3 -c "print(int(60 * $minutes))") - $1))"
-}
+minutes=${2:?minutes}
+started=$(date +%s)
+first_seed=${FIRST_SEED:-0} people=${PEOPLE:-60000} surface=${SURFACE:-2560}
+workers=${WORKERS:-$(($(nproc) - 3))} first=${FIRST_SHARDS:-$workers}
+part=${PART:-1.7} slat_minutes=${SLAT:-6} flow_minutes=${FLOW:-9} fit=${FIT:-1.8}
+batch=${BATCH:-64} rate=${RATE:-5e-4}
+second_gpu=$(($(nvidia-smi -L | wc -l) - 1))
+mkdir -p $out/logs $data
+export PYTHONUNBUFFERED=1 OMP_NUM_THREADS=4
+trap 'kill $(jobs -p) 2>/dev/null || true' EXIT
+
+say() { echo "$(($(date +%s) - started)) s: $*"; }
+at() { python3 -c "print(int($started + 60 * ($minutes - $1)))"; } # Unix time so many minutes before the end
 leg() { # GPU, module, options
   local gpu=$1 name=$2
   shift 2
+  say "$name $*"
   CUDA_VISIBLE_DEVICES=$gpu python3 -m "synchuman.training.$name" --people $data --out $out "$@" \
-    >>"$out/logs/$name.txt" 2>&1 || { tail -n 25 "$out/logs/$name.txt"; return 1; }
+    >>"$out/logs/$name.txt" 2>&1 || { say "$name failed"; tail -n 25 "$out/logs/$name.txt"; return 1; }
+  say "$name done"
 }
-wait_for_people() {
-  until [ "$(find $data -name 'people-*.npz' 2>/dev/null | wc -l)" -ge "$1" ]; do sleep 1; done
-}
+has() { [ -e "$out/$1/state.json" ]; }
 
-case $phase in
-first)
-  minutes=${2:?minutes}
-  make="python3 -m synchuman.training.people.generate --out $data --workers $workers ${GENERATE:-}"
-  OMP_NUM_THREADS=1 setsid nohup bash -c "$make --count $surface --surface && \
-    $make --first-seed $surface --count $((people - surface))" >$out/logs/people.txt 2>&1 </dev/null &
-  wait_for_people $first
-  leg $stage2_gpu train_structure_autoencoder --batch 48 --minutes $part &
-  structure=$!
-  leg 0 train_image_autoencoder --batch 16 --minutes $part --learning-rate 5e-4 &
-  images=$!
-  half=$(python3 -c "print($part / 2)")
-  encode() { leg $stage2_gpu train_image_encoder --batch 48 --minutes "$half" --horizon "$part" --learning-rate 5e-4; }
-  { encode && encode; } & # the second half knows twice as many people
-  encoder=$!
-  wait $structure && wait $images && wait $encoder
-  # Encodes what the generator makes, so that the next call need not.
-  setsid nohup bash -c "while sleep 15; do CUDA_VISIBLE_DEVICES=$stage2_gpu python3 -m synchuman.training.latents \
-    --people $data --out $out; done" >$out/logs/latents.txt 2>&1 </dev/null &
-  leg $stage2_gpu train_slat_autoencoder $(until_end 25) --limit "$surface" --learning-rate 5e-4 &
-  slat=$!
-  leg 0 train_joint --batch $batch --learning-rate 5e-4 --horizon "$horizon" $(until_end 25) &
-  joint=$!
-  wait $slat && wait $joint
-  ;;
-more)
-  minutes=${2:?minutes}
-  share=${SLAT_MINUTES:-2}
-  {
-    leg $stage2_gpu train_slat_autoencoder --minutes "$share" --limit "$surface" --learning-rate 2e-4 &&
-      leg $stage2_gpu train_slat_flow $(until_end 25) --limit "$surface" --learning-rate 5e-4
-  } &
-  slat=$!
-  leg 0 train_joint --batch $batch --learning-rate 5e-4 --horizon "$horizon" $(until_end 25) &
-  joint=$!
-  wait $slat && wait $joint
-  ;;
-pack)
-  python3 scripts/pack_checkpoints.py $out "${2:?folder}" "${@:3}"
-  ;;
-*)
-  echo "first, more or pack, not $phase" >&2
-  exit 2
-  ;;
-esac
-for log in $out/*/log.jsonl; do
-  [ -e "$log" ] && echo "$log: $(tail -n 1 "$log")"
-done
+make="python3 -m synchuman.training.people.generate --out $data --workers $workers ${GENERATE:-}"
+OMP_NUM_THREADS=1 bash -c "$make --count $surface --first-seed $first_seed --surface && \
+  $make --count $((people - surface)) --first-seed $((first_seed + surface))" >$out/logs/people.txt 2>&1 &
+# The GPU is free until there are people: it finds the quickest way to compute the joint leg.
+python3 bench/train_joint.py --batch "$batch" --best $out/logs/way >$out/logs/ways.txt 2>&1 &
+until [ "$(find $data -name 'people-*.npz' | wc -l)" -ge "$first" ]; do sleep 1; done
+say "first people"
+[ -z "${3:-}" ] || python3 -m synchuman.training.shipped --variant "$3" --out $out
+
+parts=()
+has structure-autoencoder || { leg $second_gpu train_structure_autoencoder --batch 48 --minutes "$part" & parts+=($!); }
+if has image-autoencoder; then
+  leg 0 train_image_decoder --batch 16 --minutes "$part" --learning-rate 3e-4 &
+else
+  leg 0 train_image_autoencoder --batch 16 --minutes "$part" --learning-rate 5e-4 &
+fi
+parts+=($!)
+has image-encoder || { leg $second_gpu train_image_encoder --batch 48 --minutes "$part" --learning-rate 5e-4 & parts+=($!); }
+for pid in "${parts[@]}"; do wait "$pid"; done
+
+{
+  while :; do
+    CUDA_VISIBLE_DEVICES=$second_gpu python3 -m synchuman.training.latents --people $data --out $out || sleep 30
+    sleep 20
+  done
+} >$out/logs/latents.txt 2>&1 &
+{
+  leg $second_gpu train_slat_autoencoder --minutes "$slat_minutes" --limit "$surface" --learning-rate 5e-4 &&
+    leg $second_gpu train_slat_flow --minutes "$flow_minutes" --deadline "$(at "$fit")" --limit "$surface" --learning-rate 5e-4
+} &
+slat=$!
+# shellcheck disable=SC2046 # the options of the quickest way are words
+leg 0 train_joint --batch "$batch" --learning-rate "$rate" --minutes 600 --deadline "$(at "$fit")" $(cat $out/logs/way || true)
+leg 0 train_structure_decoder --batch 16 --limit 1024 --minutes 600 --deadline "$(at 0)" --learning-rate 3e-4
+wait $slat
+cat $out/logs/ways.txt
+for log in $out/*/log.jsonl; do echo "$log: $(tail -n 1 "$log")"; done

@@ -15,7 +15,7 @@ from synchuman.stage1.config import (
 # The sizes of the published weights: the defaults of every config.
 PUBLISHED = Stage1Config()
 
-MINI_STRUCTURE_DECODER = StructureDecoderConfig(channels=(96, 32, 16), res_blocks=1, res_blocks_middle=1)
+MINI_STRUCTURE_DECODER = StructureDecoderConfig(channels=(64, 32, 16), res_blocks=1, res_blocks_middle=1)
 
 # Ours: small enough to train in half an hour on one GPU and to run on two CPU cores.
 MINI = Stage1Config(

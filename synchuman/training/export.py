@@ -18,8 +18,10 @@ from synchuman.stage2.networks import Stage2Networks, save_stage2
 from synchuman.stage2.variants import MINI as STAGE2
 from synchuman.training.command import Leg
 from synchuman.training.loop import LoopConfig, load_average
+from synchuman.training.shipped import save_training_halves
 from synchuman.training.train_image_autoencoder import load_image_autoencoder
 from synchuman.training.train_image_encoder import load_image_encoder
+from synchuman.training.train_joint import FOLDER as JOINT
 from synchuman.training.train_joint import JointTraining
 from synchuman.training.train_slat_autoencoder import load_slat_autoencoder
 from synchuman.training.train_slat_flow import load_slat_flow
@@ -29,7 +31,7 @@ from synchuman.training.train_structure_decoder import load_structure_decoder
 def trained_stage1(leg: Leg) -> Stage1:
     """Assemble Stage 1 from the averaged weights of all legs."""
     joint = JointTraining(load_image_encoder(leg))
-    load_average(joint, leg.out / "joint")
+    load_average(joint, leg.out / JOINT)
     networks = Networks(
         joint_network=joint.network,
         structure_decoder=load_structure_decoder(leg),
@@ -60,6 +62,7 @@ def main() -> None:
         trained_stage1(leg).save(options.variant, dtype=torch.float16)
     if 2 in options.stages:
         save_stage2(*trained_stage2(leg), options.variant, dtype=torch.float16)
+    save_training_halves(leg, options.variant)
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ class ImageTokens(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return tokens [b, T, width] of uint8 images [b, h, w, 3]."""
-        return encode_tokens(self.model, normalise_tokens_input(images))
+        return encode_tokens(self.model, normalise_tokens_input(images).to(self.model.dtype))
 
 
 def augment_tokens(images: Tensor, generator: torch.Generator) -> Tensor:

@@ -1,16 +1,18 @@
-"""Latents of all people, encoded by the trained autoencoders and kept on disk shard by shard.
+"""Latents of all people and of their mirror images, encoded by the trained autoencoders and kept on disk shard by shard.
 
 python -m synchuman.training.latents --people training-data/people --out checkpoints
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import torch
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from safetensors import safe_open
@@ -19,11 +21,12 @@ from torch import Tensor, nn
 
 from synchuman.stage1.variants import MINI
 from synchuman.training.command import Leg, run_leg
+from synchuman.training.mirrored import mirror
 from synchuman.training.people_data import (
     find_shards,
     on_white,
+    one_epoch,
     read_shard,
-    shuffled_batches,
     to_unit,
     unpack_structure,
 )
@@ -38,7 +41,7 @@ MADE_BY = ("image-autoencoder", "structure-autoencoder")
 
 
 class Latents:
-    """Encoded people.
+    """Encoded people on a device; those that are encoded meanwhile join at the start of an epoch.
 
     Attributes:
         tensors: `views` [N, 10, 4, s, s] float16 (normal views, then colour views), `condition`
@@ -46,29 +49,39 @@ class Latents:
             [N, h, w, 3] uint8, the image that the encoder sees.
     """
 
-    def __init__(self, tensors: dict[str, Tensor]) -> None:
-        self.tensors = tensors
+    def __init__(self, folder: Path, made_by: str, device: torch.device, limit: int | None = None) -> None:
+        self.tensors: dict[str, Tensor] = {}
+        self._folder, self._made_by, self._device, self._limit = folder, made_by, device, limit
+        self._read: set[Path] = set()
+        self.refresh()
 
     def __len__(self) -> int:
-        return len(self.tensors["views"])
+        return len(self.tensors.get("views", ()))
+
+    def refresh(self) -> None:
+        """Read the shards that are new; a few new ones wait for more, as joining copies all."""
+        paths = {path for path in self._folder.glob("*.safetensors") if path not in self._read}
+        paths = {path for path in paths if _is_current(path, self._made_by)}
+        if 10 * len(paths) < len(self._read) or (self._limit is not None and len(self) >= self._limit):
+            return
+        parts = {key: [value] for key, value in self.tensors.items()}
+        for path in sorted(paths):
+            for key, tensor in load_file(path).items():
+                parts.setdefault(key, []).append(tensor.to(self._device))
+        self._read |= paths
+        self.tensors = {key: torch.cat(values)[: self._limit] for key, values in parts.items()}
 
     def batches(self, size: int, seed: int) -> Iterator[dict[str, Tensor]]:
-        """Yield endless shuffled batches of everything."""
-        return shuffled_batches(self.tensors, size, seed)
+        """Yield endless shuffled batches of everything, each row once an epoch."""
+        for epoch in itertools.count():
+            yield from one_epoch(self.tensors, size, np.random.default_rng([seed, epoch]))
+            self.refresh()
 
 
 def load_latents(leg: Leg) -> Latents:
     """Read the latents of the leg's people onto its device, encoding what is not encoded yet."""
     encode(leg)
-    parts: dict[str, list[Tensor]] = {}
-    count = 0
-    for path in sorted(_folder(leg).glob("*.safetensors")):
-        for key, tensor in load_file(path).items():
-            parts.setdefault(key, []).append(tensor.to(leg.device))
-        count += len(parts["views"][-1])
-        if leg.limit is not None and count >= leg.limit:
-            break
-    return Latents({key: torch.cat(values)[: leg.limit] for key, values in parts.items()})
+    return Latents(_folder(leg), _fingerprint(leg), leg.device, leg.limit)
 
 
 def encode(leg: Leg) -> None:
@@ -124,6 +137,8 @@ def _encode_shard(
     shard: Path, images: AutoencoderKL, structure: StructureEncoder, device: torch.device
 ) -> dict[str, Tensor]:
     people = read_shard(shard)
+    reflected = mirror(people)
+    people = {key: torch.cat([values, reflected[key]]) for key, values in people.items()}
     parts: dict[str, list[Tensor]] = {"views": [], "condition": [], "structure": []}
     for start in range(0, len(people["colors"]), CHUNK):
         rows = {k: v[start : start + CHUNK].to(device) for k, v in people.items()}

@@ -74,12 +74,23 @@ def read_shard(path: Path, keys: Sequence[str] = KEYS) -> dict[str, Tensor]:
 def shuffled_batches(tensors: dict[str, Tensor], size: int, seed: int) -> Iterator[dict[str, Tensor]]:
     """Yield endless batches of rows of tensors that share their first axis, each row once an epoch."""
     rng = np.random.default_rng(seed)
-    first = next(iter(tensors.values()))
     while True:
-        order = torch.from_numpy(rng.permutation(len(first))).to(first.device)
-        for start in range(0, len(order) - size + 1, size):
-            index = order[start : start + size]
-            yield {key: value[index] for key, value in tensors.items()}
+        yield from one_epoch(tensors, size, rng)
+
+
+def one_epoch(tensors: dict[str, Tensor], size: int, rng: np.random.Generator) -> Iterator[dict[str, Tensor]]:
+    """Yield shuffled batches of rows of tensors that share their first axis, each row at most once.
+
+    Raises:
+        ValueError: There are fewer rows than `size`.
+    """
+    first = next(iter(tensors.values()))
+    if len(first) < size:
+        raise ValueError(f"{len(first)} people are too few for batches of {size}: lower --batch.")
+    order = torch.from_numpy(rng.permutation(len(first))).to(first.device)
+    for start in range(0, len(order) - size + 1, size):
+        index = order[start : start + size]
+        yield {key: value[index] for key, value in tensors.items()}
 
 
 def unpack_structure(packed: Tensor, resolution: int = 64) -> Tensor:

@@ -33,7 +33,7 @@ class StructureEncoder(nn.Module):
         latent: Latent channels.
     """
 
-    def __init__(self, channels: Sequence[int] = (32, 96), latent: int = 8) -> None:
+    def __init__(self, channels: Sequence[int] = (32, 64), latent: int = 8) -> None:
         super().__init__()
         first, second = channels
         self.stem = nn.Conv3d(1, first, 4, stride=2, padding=1)

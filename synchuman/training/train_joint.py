@@ -8,9 +8,13 @@ from __future__ import annotations
 import logging
 
 import torch
+from diffusers.models.resnet import ResnetBlock2D
 from torch import Tensor, nn
 
+from synchuman.nn.transformer import ModulatedBlock
 from synchuman.stage1.joint_network import JointNetwork
+from synchuman.stage1.multiview_transformer import MultiviewTransformer
+from synchuman.stage1.sync import SyncToStructure, SyncToViews
 from synchuman.stage1.variants import MINI
 from synchuman.training.command import Leg, run_leg
 from synchuman.training.image_tokens import ImageTokens, augment_tokens
@@ -20,6 +24,9 @@ from synchuman.training.train_image_encoder import load_image_encoder
 from synchuman.views import FACE, NUM_BODY_VIEWS, NUM_VIEWS, VIEWS
 
 LOGGER = logging.getLogger(__name__)
+# Repeated in the network, each quick to compile; the whole network is not.
+BLOCKS = (ResnetBlock2D, MultiviewTransformer, ModulatedBlock, SyncToStructure, SyncToViews)
+FOLDER = "joint"
 DROP_CONDITION = 0.1
 STRUCTURE_WEIGHT = 1.0
 
@@ -65,10 +72,10 @@ def velocities(
     stack = torch.cat([condition[:, :1].expand(-1, NUM_BODY_VIEWS, -1, -1, -1), condition[:, 1:]], dim=1)
     sample = torch.cat([views, stack[None].expand(2, -1, -1, -1, -1, -1)], dim=3)
     order = [view.prompt for view in VIEWS]
-    prompts = module.prompts[:, None, order].expand(-1, people, -1, -1, -1)
-    of_views, of_structure = module.network(
-        sample.flatten(0, 2), 1000 * t, prompts.flatten(0, 2), None, structure, tokens
-    )
+    prompts = module.prompts[:, None, order].expand(-1, people, -1, -1, -1).flatten(0, 2)
+    dtype = module.prompts.dtype  # of the network; autocast turns float32 into what it computes in
+    sample, structure, tokens = sample.flatten(0, 2).to(dtype), structure.to(dtype), tokens.to(dtype)
+    of_views, of_structure = module.network(sample, 1000 * t, prompts, None, structure, tokens)
     return of_views.float().unflatten(0, (2, people, NUM_VIEWS)), of_structure.float()
 
 
@@ -106,14 +113,24 @@ def joint_loss(module: nn.Module, batch: dict[str, Tensor], generator: torch.Gen
     }
 
 
+def compile_blocks(module: JointTraining) -> None:
+    """Compile the network's blocks one by one, each for its own shapes."""
+    torch._dynamo.config.cache_size_limit = 64  # a class of blocks has a dozen shapes
+    for block in module.network.modules():
+        if isinstance(block, BLOCKS):
+            block.compile(dynamic=False)
+
+
 def run(leg: Leg) -> None:
     """Train for the leg's minutes."""
     module = JointTraining(load_image_encoder(leg))
+    if leg.loop.compile:
+        compile_blocks(module)
     latents = load_latents(leg)
     count = sum(p.numel() for p in module.parameters() if p.requires_grad)
     LOGGER.info("%d people, %.1f M parameters", len(latents), count / 1e6)
     batches = latents.batches(leg.batch or 16, leg.loop.seed)
-    train(module, batches, joint_loss, leg.out / "joint", leg.loop, leg.device)
+    train(module, batches, joint_loss, leg.out / FOLDER, leg.loop, leg.device)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from synchuman.training.loop import load_average, train
 from synchuman.training.people_data import People, unpack_structure
 from synchuman.training.structure_encoder import StructureEncoder, sample_latent
 
+FOLDER = "structure-autoencoder"
 KL_WEIGHT = 3e-6
 OCCUPIED_WEIGHT = 4.0  # a shell fills about 2 % of the grid
 
@@ -95,7 +96,7 @@ def normalise_latents(module: StructureAutoencoder, occupancy: Tensor) -> None:
 def load_structure_autoencoder(leg: Leg) -> StructureAutoencoder:
     """Load the trained autoencoder with normalised latents."""
     module = StructureAutoencoder()
-    load_average(module, leg.out / "structure-autoencoder")
+    load_average(module, leg.out / FOLDER)
     module.eval()
     people = People(leg.people, 64, ("structure",))
     normalise_latents(module, unpack_structure(people.tensors["structure"]))
@@ -110,7 +111,7 @@ def run(leg: Leg) -> None:
         StructureAutoencoder(),
         batches,
         structure_loss,
-        leg.out / "structure-autoencoder",
+        leg.out / FOLDER,
         leg.loop,
         leg.device,
     )

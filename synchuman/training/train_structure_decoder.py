@@ -29,14 +29,16 @@ from synchuman.training.people_data import find_shards, read_shard, shuffled_bat
 from synchuman.training.precision import autocast
 from synchuman.training.train_image_autoencoder import load_image_autoencoder
 from synchuman.training.train_image_encoder import load_image_encoder
+from synchuman.training.train_joint import FOLDER as JOINT
 from synchuman.training.train_joint import JointTraining, velocities
+from synchuman.training.train_structure_autoencoder import FOLDER as AUTOENCODER
 from synchuman.training.train_structure_autoencoder import load_structure_autoencoder, occupancy_loss
 from synchuman.views import NUM_VIEWS
 
 LOGGER = logging.getLogger(__name__)
 FOLDER = "structure-decoder"
 STEPS = 6
-CHUNK = 4  # people sampled at once
+CHUNKS = {"cpu": 4, "cuda": 32}  # people sampled at once
 WIDTH = 8  # latents of a column that is decoded in training, of 16
 KEYS = ("colors", "normals", "structure", "canvas", "face", "token")
 
@@ -78,7 +80,7 @@ class Sampler:
         self.images: AutoencoderKL = load_image_autoencoder(leg)
         nn.Module.to(self.images, leg.device)
         self.joint = JointTraining(load_image_encoder(leg))
-        load_average(self.joint, leg.out / "joint")
+        load_average(self.joint, leg.out / JOINT)
         self.joint.to(leg.device).eval()
         self.generator = torch.Generator(device=leg.device).manual_seed(leg.loop.seed)
 
@@ -87,8 +89,9 @@ class Sampler:
         """Return `latent` [n, 8, 16, 16, 16] float16 and the packed `structure` of a shard's people."""
         people = read_shard(shard, KEYS)
         parts = []
-        for start in range(0, len(people["colors"]), CHUNK):
-            rows = {k: v[start : start + CHUNK].to(self.device) for k, v in people.items()}
+        chunk = CHUNKS.get(self.device.type, 4)
+        for start in range(0, len(people["colors"]), chunk):
+            rows = {k: v[start : start + chunk].to(self.device) for k, v in people.items()}
             with autocast(self.device):
                 encoded = encode_views(self.images, rows)
                 tokens = self.joint.encoder(rows["token"])
@@ -146,7 +149,7 @@ def run(leg: Leg) -> None:
     """Train for the leg's minutes."""
     samples = load_samples(leg)
     module = StructureDecoder(MINI_STRUCTURE_DECODER)
-    if (leg.out / "structure-autoencoder" / "average.safetensors").exists():
+    if (leg.out / AUTOENCODER / "average.safetensors").exists():
         module = load_structure_autoencoder(leg).decoder
 
     def batches() -> Iterator[dict[str, Tensor]]:
