@@ -12,6 +12,7 @@ import json
 import subprocess
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 
 WAYS = {
@@ -56,7 +57,7 @@ def measure(batch: int, steps: int, pure: bool, compiled: bool, device_name: str
     config = LoopConfig(max_steps=3 + steps, pure=int(pure), save_every_seconds=1e9)
     with tempfile.TemporaryDirectory() as folder:
         train(module, batches(), joint_loss, Path(folder), config, device)
-    spans = sorted(b - a for a, b in zip(marks[3:], marks[4:]))
+    spans = sorted(b - a for a, b in pairwise(marks[3:]))
     peak = torch.cuda.max_memory_allocated() / 2**30 if device.type == "cuda" else 0.0
     return {"ms": 1000 * spans[len(spans) // 2], "first_s": marks[3] - marks[0], "peak_gib": peak}
 

@@ -1,4 +1,4 @@
-"""Latents of all people and of their mirror images, encoded by the trained autoencoders and kept on disk shard by shard.
+"""Latents of all people and their mirror images, encoded by the trained autoencoders, shard by shard on disk.
 
 python -m synchuman.training.latents --people training-data/people --out checkpoints
 """

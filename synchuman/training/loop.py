@@ -57,7 +57,7 @@ class LoopConfig:
 
 
 class Masters:
-    """The trained parameters in float32, whatever the module computes in (Micikevicius et al. 2018, section 3.1).
+    """The trained parameters in float32, whatever the module computes in (Micikevicius et al. 2018, 3.1).
 
     Args:
         module: Its trained parameters are the masters themselves, or with `dtype` copies of them.
@@ -83,7 +83,7 @@ class Masters:
     def give_values(self) -> None:
         """Write the masters' values into the module."""
         if self.copied:
-            torch._foreach_copy_(self.own, list(self.values.values()))
+            torch._foreach_copy_(list[Tensor](self.own), list[Tensor](self.values.values()))
 
 
 class Averaged:

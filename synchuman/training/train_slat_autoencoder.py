@@ -46,7 +46,9 @@ class SlatAutoencoder(nn.Module):
         if len(config.mesh_decoder.widths) != 1:
             raise ValueError("Surface targets are for one subdivision: give mesh_decoder.widths one entry.")
         trunk = config.mesh_decoder.trunk
-        self.encoder = SlatEncoder(trunk.channels, trunk.width // 3, trunk.heads // 3, window=trunk.window)
+        self.encoder = SlatEncoder(
+            trunk.channels, trunk.width // 3, max(1, trunk.heads // 3), window=trunk.window
+        )
         self.decoder = MeshDecoder(config.mesh_decoder, config.views)
 
 
