@@ -5,10 +5,14 @@
 #   scripts/train_mini.sh run 26                 # on from checkpoints/, or everything from nothing
 #   scripts/train_mini.sh pack DIR [LEG ...]     # averaged weights as float16, in pieces of 15 MiB; any time
 #
-# The environment can set FIRST_SEED, WORKERS, PEOPLE, SURFACE (people with Stage 2 targets), FIRST_SHARDS (of 32
-# people, before training starts), PART (minutes of autoencoders and encoder), SLAT (minutes of the slat autoencoder;
-# the slat flow gets FLOW after it), FIT (minutes of the structure decoder on sampled structures, at the end), BATCH
-# (of the joint leg), RATE (its peak) and GENERATE (more options for the generator).
+# The environment can set
+#   FIRST_SEED, PEOPLE, WORKERS, GENERATE (more options of the generator), FIRST_SHARDS (of 32 people, before training)
+#   SURFACE   people with Stage 2 targets; 0 trains Stage 1 alone
+#   WAY       options of the joint leg; else the quickest are found while the first people are made
+#   BATCH, RATE                     of the joint leg
+#   PART, DECODER, SLAT, FLOW, FIT  minutes of: autoencoders and image encoder, where they are not there yet; the image
+#             decoder, once more; the slat autoencoder and then the slat flow, beside the joint leg; the structure
+#             decoder on sampled structures, at the end
 set -euo pipefail
 cd "$(dirname "$0")/.."
 command=${1:?run or pack}
@@ -24,7 +28,7 @@ minutes=${2:?minutes}
 started=$(date +%s)
 first_seed=${FIRST_SEED:-0} people=${PEOPLE:-60000} surface=${SURFACE:-2560}
 workers=${WORKERS:-$(($(nproc) - 3))} first=${FIRST_SHARDS:-$workers}
-part=${PART:-1.7} slat_minutes=${SLAT:-6} flow_minutes=${FLOW:-9} fit=${FIT:-1.8}
+part=${PART:-1.7} decoder=${DECODER:-0} slat_minutes=${SLAT:-6} flow_minutes=${FLOW:-9} fit=${FIT:-1.8}
 batch=${BATCH:-64} rate=${RATE:-5e-4}
 second_gpu=$(($(nvidia-smi -L | wc -l) - 1))
 mkdir -p $out/logs $data
@@ -46,20 +50,23 @@ has() { [ -e "$out/$1/state.json" ]; }
 make="python3 -m synchuman.training.people.generate --out $data --workers $workers ${GENERATE:-}"
 OMP_NUM_THREADS=1 bash -c "$make --count $surface --first-seed $first_seed --surface && \
   $make --count $((people - surface)) --first-seed $((first_seed + surface))" >$out/logs/people.txt 2>&1 &
-# The GPU is free until there are people: it finds the quickest way to compute the joint leg.
-python3 bench/train_joint.py --batch "$batch" --best $out/logs/way >$out/logs/ways.txt 2>&1 &
+if [ -n "${WAY:-}" ]; then
+  echo "$WAY" >$out/logs/way
+else # the GPU is free until there are people
+  PYTHONPATH=$PWD:${PYTHONPATH:-} python3 bench/train_joint.py --batch "$batch" --best $out/logs/way \
+    >$out/logs/ways.txt 2>&1 &
+fi
 until [ "$(find $data -name 'people-*.npz' | wc -l)" -ge "$first" ]; do sleep 1; done
 say "first people"
 [ -z "${3:-}" ] || python3 -m synchuman.training.shipped --variant "$3" --out $out
 
 parts=()
 has structure-autoencoder || { leg $second_gpu train_structure_autoencoder --batch 48 --minutes "$part" & parts+=($!); }
-if has image-autoencoder; then
-  leg 0 train_image_decoder --batch 16 --minutes "$part" --learning-rate 3e-4 &
-else
-  leg 0 train_image_autoencoder --batch 16 --minutes "$part" --learning-rate 5e-4 &
+if ! has image-autoencoder; then
+  leg 0 train_image_autoencoder --batch 16 --minutes "$part" --learning-rate 5e-4 & parts+=($!)
+elif [ "$decoder" != 0 ]; then
+  leg 0 train_image_decoder --batch 16 --minutes "$decoder" --learning-rate 3e-4 & parts+=($!)
 fi
-parts+=($!)
 has image-encoder || { leg $second_gpu train_image_encoder --batch 48 --minutes "$part" --learning-rate 5e-4 & parts+=($!); }
 for pid in "${parts[@]}"; do wait "$pid"; done
 
@@ -69,7 +76,7 @@ for pid in "${parts[@]}"; do wait "$pid"; done
     sleep 20
   done
 } >$out/logs/latents.txt 2>&1 &
-{
+[ "$surface" = 0 ] || {
   leg $second_gpu train_slat_autoencoder --minutes "$slat_minutes" --limit "$surface" --learning-rate 5e-4 &&
     leg $second_gpu train_slat_flow --minutes "$flow_minutes" --deadline "$(at "$fit")" --limit "$surface" --learning-rate 5e-4
 } &
@@ -78,5 +85,5 @@ slat=$!
 leg 0 train_joint --batch "$batch" --learning-rate "$rate" --minutes 600 --deadline "$(at "$fit")" $(cat $out/logs/way || true)
 leg 0 train_structure_decoder --batch 16 --limit 1024 --minutes 600 --deadline "$(at 0)" --learning-rate 3e-4
 wait $slat
-cat $out/logs/ways.txt
+[ -n "${WAY:-}" ] || cat $out/logs/ways.txt
 for log in $out/*/log.jsonl; do echo "$log: $(tail -n 1 "$log")"; done

@@ -9,6 +9,7 @@ import itertools
 import json
 import logging
 import os
+import random
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -94,7 +95,10 @@ def encode(leg: Leg) -> None:
     images = load_image_autoencoder(leg)
     nn.Module.to(images, leg.device)  # the class decorates its own `to`, which hides it from type checkers
     structure = load_structure_autoencoder(leg).encoder.to(leg.device)
+    random.shuffle(stale)  # so that processes side by side share the work
     for number, shard in enumerate(stale, start=1):
+        if _is_current(_path(leg, shard), made_by):
+            continue
         _save(_encode_shard(shard, images, structure, leg.device), _path(leg, shard), made_by)
         LOGGER.info("encoded %d of %d shards", number, len(stale))
 
@@ -136,19 +140,19 @@ def encode_views(images: AutoencoderKL, people: dict[str, Tensor]) -> Tensor:
 def _encode_shard(
     shard: Path, images: AutoencoderKL, structure: StructureEncoder, device: torch.device
 ) -> dict[str, Tensor]:
-    people = read_shard(shard)
+    people = {key: values.to(device) for key, values in read_shard(shard).items()}
     reflected = mirror(people)
     people = {key: torch.cat([values, reflected[key]]) for key, values in people.items()}
     parts: dict[str, list[Tensor]] = {"views": [], "condition": [], "structure": []}
     for start in range(0, len(people["colors"]), CHUNK):
-        rows = {k: v[start : start + CHUNK].to(device) for k, v in people.items()}
+        rows = {k: v[start : start + CHUNK] for k, v in people.items()}
         with autocast(device):
             encoded = encode_views(images, rows).half().cpu()
             voxels, _ = structure(unpack_structure(rows["structure"]))
         parts["views"].append(encoded[:, :10])
         parts["condition"].append(encoded[:, 10:])
         parts["structure"].append(voxels.half().cpu())
-    return {**{key: torch.cat(values) for key, values in parts.items()}, "token": people["token"]}
+    return {**{key: torch.cat(values) for key, values in parts.items()}, "token": people["token"].cpu()}
 
 
 def _save(tensors: dict[str, Tensor], path: Path, made_by: str) -> None:
