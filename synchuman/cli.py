@@ -11,7 +11,7 @@ from synchuman import __version__
 
 # In the order of `--help`. A module has HELP, add_arguments(parser) and execute(options); it imports nothing
 # heavy, so that --help is instant.
-COMMANDS = ("run", "serve", "evaluate")
+COMMANDS = ("run", "batch", "serve", "evaluate")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command = importlib.import_module(f"synchuman.commands.{name}")
         passes_on = getattr(command, "PASSES_ON", False)
         sub = subparsers.add_parser(
-            name, help=command.HELP, description=command.__doc__.splitlines()[0], add_help=not passes_on
+            name, help=command.HELP, description=command.__doc__, add_help=not passes_on
         )
         command.add_arguments(sub)
         sub.set_defaults(execute=command.execute, passes_on=passes_on)
