@@ -62,12 +62,13 @@ def test_every_route_of_the_page_asks_who_calls(server: Server) -> None:
     routes = every_route()
     paths = {path for _, path in routes}
     assert len(paths) > 30 and {"/config", "/gradio_api/queue/join", "/gradio_api/upload"} <= paths
+    nobody = httpx.Client(trust_env=False, verify=False)
     # /login is our own here; Gradio's is never reached.
     for method, path in [*routes, ("POST", MCP), ("GET", MCP + "sse"), ("GET", MCP + "schema")]:
         if path.rstrip("/") == "/login":
             continue
         for headers in ({}, {"X-API-Key": "wrong-key-0123456789"}):
-            answer = httpx.request(method, server.address + path, headers=headers, trust_env=False)
+            answer = nobody.request(method, server.address + path, headers=headers)
             assert answer.status_code == 401, (method, path, answer.status_code)
 
 
@@ -83,7 +84,7 @@ def test_callers_see_their_own_jobs_and_their_mistakes(server: Server, tmp_path:
     for endpoint in ("/wait_for_job", "/get_model", "/cancel_job", "/delete_job", "/start_retexture"):
         with pytest.raises(AppError, match="There is no such job"):
             bob.predict(job["id"], api_name=endpoint)
-    with pytest.raises(AppError, match="queued|running"):
+    with pytest.raises(AppError, match=r"queued|running"):
         alice.predict(job["id"], api_name="/get_model")
     assert alice.predict(job["id"], api_name="/delete_job") in (True, False)
     for mistake, word in (({"faces": 1}, "1000"), ({"preset": "Worst"}, "Balanced"), ({"seed": -1}, "seed")):
@@ -103,17 +104,14 @@ def test_callers_see_their_own_jobs_and_their_mistakes(server: Server, tmp_path:
 def test_no_address_is_fetched_in_the_place_of_a_file(server: Server, address: str) -> None:
     alice = client(server, "alice")
     file = {"path": address, "meta": {"_type": "gradio.FileData"}}
-    for call in (
-        {"photo": file, "api_name": "/start_person"}, {"photo": file, "api_name": "/make_person"},
-        {"photo": file, "api_name": "/cutout"},
-    ):  # fmt: skip
+    for endpoint in ("/start_person", "/make_person"):
         with pytest.raises(AppError, match="not fetched"):
-            alice.predict(**call)
+            alice.predict(photo=file, api_name=endpoint)
     with pytest.raises(AppError, match="allow-image-url"):
         alice.predict(image_url=address, api_name="/start_person")
 
 
-@pytest.mark.parametrize("path", ["/etc/passwd", "{data}/secret", "{data}/jobs.sqlite", "../../secret"])
+@pytest.mark.parametrize("path", ["/etc/passwd", "{data}/secret", "{data}/jobs.sqlite"])
 def test_no_file_of_the_server_is_taken_for_an_upload(server: Server, path: str) -> None:
     file = {"path": path.format(data=server.data), "meta": {"_type": "gradio.FileData"}}
     with pytest.raises(AppError) as refused:
@@ -124,11 +122,12 @@ def test_no_file_of_the_server_is_taken_for_an_upload(server: Server, path: str)
 
 def test_agents_have_our_tools_with_a_key_alone(server: Server) -> None:
     from mcp import ClientSession
-    from mcp.client.streamable_http import streamablehttp_client
+    from mcp.client.streamable_http import streamable_http_client
 
     async def session() -> None:
         headers = {"X-API-Key": KEYS["alice"]}
-        async with streamablehttp_client(server.address + MCP, headers=headers) as (reading, writing, _):
+        http = httpx.AsyncClient(headers=headers, timeout=60, trust_env=False)
+        async with streamable_http_client(server.address + MCP, http_client=http) as (reading, writing, _):
             async with ClientSession(reading, writing) as agent:
                 await agent.initialize()
                 tools = {tool.name: tool for tool in (await agent.list_tools()).tools}

@@ -154,9 +154,9 @@ async def _nothing() -> AsyncIterator[Any]:
     yield
 
 
-def _scope(request: gr.Request) -> Any:
-    assert request.request is not None
-    return request.request.scope
+def _scope(request: Any) -> Any:
+    # Gradio wraps the request, except in its MCP server.
+    return (request.request if isinstance(request, gr.Request) else request).scope
 
 
 def _identity(request: gr.Request) -> Identity:
