@@ -156,7 +156,8 @@ async def _nothing() -> AsyncIterator[Any]:
 
 def _scope(request: Any) -> Any:
     # Gradio wraps the request, except in its MCP server.
-    return (request.request if isinstance(request, gr.Request) else request).scope
+    plain: Any = request.request if isinstance(request, gr.Request) else request
+    return plain.scope
 
 
 def _identity(request: gr.Request) -> Identity:
