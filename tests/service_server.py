@@ -256,7 +256,7 @@ def serving(data: Path, *arguments: str, **more: Any) -> Iterator[Server]:
 def shared_server() -> Server:
     """A server for all tests that leave it as it was: the networks take long to load."""
     place = Path(tempfile.mkdtemp(prefix="shared-server-"))
-    server = Server(place / "data", "--max-queue", "6")
+    server = Server(place / "data", "--max-queue", "6", "--page")
     # Run in reverse order: first it ends, then its files go.
     atexit.register(shutil.rmtree, place, ignore_errors=True)
     atexit.register(server.close)

@@ -8,6 +8,7 @@ import zlib
 import numpy as np
 import pillow_heif
 import pytest
+from fuzzing import FUZZ
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms
@@ -259,7 +260,7 @@ def test_limits_are_those_promised():
     assert module.MAX_BYTES == 32 * 2**20 and module.MAX_PIXELS == 40_000_000
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=150 * FUZZ, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     st.binary(max_size=400),
     st.sampled_from([b"", b"\xff\xd8\xff\xe0", b"\x89PNG\r\n\x1a\n", b"\0\0\0\x18ftypheic"]),
@@ -279,7 +280,7 @@ SEEDS = [
 ]
 
 
-@settings(max_examples=250, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=250 * FUZZ, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     st.sampled_from(range(len(SEEDS))),
     st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), min_size=1, max_size=12),

@@ -48,6 +48,13 @@ def test_the_examples_work(tmp_path: Path) -> None:
     finally:
         os.chdir(before)
     assert names["stopped"]["cancelling"] and callable(names["genuine"])  # type: ignore[index]
+    assert names["made"]["mode"] == "stage1_only" and names["made"]["state"] == "done"  # type: ignore[index]
+    assert Path(str(names["model"])).read_bytes()[:4] == b"glTF"
+    assert names["started"]["settings"]["seed"] == 7 and names["now"]["state"] in ("queued", "running")  # type: ignore[index]
+    answer = names["answer"]
+    assert not answer.isError and "queued" in answer.content[0].text  # type: ignore[attr-defined]
+    for job in server.client.get("/jobs?state=queued").json()["jobs"]:
+        server.client.delete(f"/jobs/{job['id']}")
 
 
 @pytest.mark.parametrize("what", ["routes", "fields", "flags"])

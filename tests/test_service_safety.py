@@ -17,6 +17,7 @@ from pathlib import Path
 import httpx
 import pytest
 from conftest import draw_person
+from fuzzing import FUZZ
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -261,7 +262,7 @@ VALUES = st.one_of(
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60 * FUZZ, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.dictionaries(st.sampled_from([*GenerateForm.model_fields, "image", "x"]), VALUES, max_size=6))
 def test_whatever_the_fields_hold_is_answered_plainly(server: Server, fields: dict[str, str]) -> None:
     """Without a photo nothing can be taken: every answer says what is wrong, and none is a crash."""

@@ -141,12 +141,16 @@ def mount_page(service: Service) -> Callable[[FastAPI], None]:
     def mount(app: FastAPI) -> None:
         import gradio as gr
 
+        from synchuman.serving.agents import Endpoints, keep_tools, refuse_addresses
         from synchuman.serving.launch import MAX_QUEUE
         from synchuman.serving.page import CSS, EXAMPLES, build_page, theme
         from synchuman.serving.sweep import keep_swept
 
         keep_swept([cache], service.limits.keep_seconds)
         page = build_page(ServiceRunner(service))
+        refuse_addresses()
+        with page:
+            Endpoints(service, app, cache).add()
         page.queue(max_size=MAX_QUEUE)
         gr.mount_gradio_app(
             app,
@@ -162,7 +166,9 @@ def mount_page(service: Service) -> Callable[[FastAPI], None]:
             footer_links=["api"],
             ssr_mode=False,
             show_error=True,
+            mcp_server=True,
         )
+        keep_tools(page)
 
     return mount
 

@@ -1,0 +1,153 @@
+"""Make a GLB from every photo of a folder, or of several; a second call does what is missing."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from synchuman.commands import knobs
+from synchuman.commands.outcome import (
+    BAD_INPUT,
+    FAILED,
+    OK,
+    STOPPED,
+    Problem,
+    problem_of,
+    say,
+    stop_on_signals,
+)
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from synchuman.commands.report import Item, Report
+    from synchuman.events import Done
+    from synchuman.settings import Settings
+
+HELP = "make GLBs from folders of photos; resumable"
+BUG = "Something went wrong on our side; --verbose shows more."
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what `batch` understands."""
+    parser.add_argument("photos", type=Path, nargs="+", help="photos, or folders of them")
+    parser.add_argument(
+        "--outputs", type=Path, required=True, help="a run's folder per photo goes here, and report.json"
+    )
+    parser.add_argument("--recursive", action="store_true", help="look into folders within folders, too")
+    parser.add_argument("--again", action="store_true", help="also make anew what is done already")
+    parser.add_argument(
+        *knobs.spellings("stage1_only"), action="store_true", help="leave Stage 2 out; quicker, coarser"
+    )
+    knobs.add_model(parser)
+    knobs.add_settings(parser)
+    knobs.add_json(parser)
+
+
+def execute(options: argparse.Namespace) -> int:
+    """Run all photos that are not done; 0 when all are, 1 when some failed, 130 when it was stopped."""
+    from rich.console import Console
+
+    from synchuman.commands.report import Report, find_photos
+
+    console = Console(stderr=True)
+    try:
+        photos = find_photos(options.photos, options.recursive)
+        settings = knobs.settings_of(options)
+        report = Report.open(options.outputs)
+        if options.again:
+            report.forget()
+        wanted = {"variant": options.variant, "stage1_only": options.stage1_only, **settings.model_dump()}
+        items = [report.item(name, path, wanted) for name, path in photos.items()]
+        missing = [item for item in items if not item.done]
+        if len(missing) < len(items):
+            console.print(f"{len(items) - len(missing)} of {len(items)} photos are done already.")
+        with stop_on_signals() as stop:
+            _run_all(missing, settings, report, options, console, stop)
+    except (Exception, KeyboardInterrupt) as error:
+        return _give_up(error, options, console)
+    return _close(items, report, options, console)
+
+
+def _run_all(
+    items: list[Item],
+    settings: Settings,
+    report: Report,
+    options: argparse.Namespace,
+    console: Console,
+    stop: threading.Event,
+) -> None:
+    from synchuman.commands.follow import follow, told
+    from synchuman.pipeline import SyncHuman
+
+    if not items:
+        return
+    with console.status("Reading the weights …"):
+        pipeline = SyncHuman.load(options.variant, options.device, options.dtype)
+    for number, item in enumerate(items, 1):
+        title = f"{number} of {len(items)}: {item.name}"
+        try:
+            # Views that an earlier call finished for the same photo and settings are not sampled again.
+            if report.has_views(item):
+                events = pipeline.resume(settings, item.folder, stop, stage1_only=options.stage1_only)
+            else:
+                report.start(item)
+                photo = item.photo.read_bytes()
+                events = pipeline.run(photo, settings, item.folder, stop, stage1_only=options.stage1_only)
+            done: Done = follow(events, console, title)
+        except (Exception, KeyboardInterrupt) as error:
+            problem = problem_of(error)
+            if problem is None:
+                console.print_exception()
+                problem = Problem("internal", BUG, FAILED)
+            stopped = problem.exit == STOPPED
+            report.end(item, {"state": "cancelled" if stopped else "failed", "error": problem.told()})
+            console.print(problem.message, style="yellow" if stopped else "red", highlight=False)
+            if stopped:
+                return
+            if problem.code == "device_lost":  # nothing works on that device any more
+                raise
+            continue
+        report.end(item, told(done))
+
+
+def _give_up(error: BaseException, options: argparse.Namespace, console: Console) -> int:
+    problem = problem_of(error)
+    if problem is None:
+        console.print_exception()
+        problem = Problem("internal", BUG, FAILED)
+    console.print(problem.message, style="red", highlight=False)
+    if options.json:
+        say({"error": problem.told()})
+    return problem.exit
+
+
+def _close(items: list[Item], report: Report, options: argparse.Namespace, console: Console) -> int:
+    """Say what came out, as a table or as JSON, and return the exit code."""
+    summary = report.summary(items)
+    if options.json:
+        say(summary)
+    else:
+        for item in items:
+            if item.done:
+                sys.stdout.write(f"{item.model}\n")
+    failed = [item for item in items if item.entry.get("state") == "failed"]
+    if failed:
+        from rich.table import Table
+
+        table = Table("photo", "why", title=f"{len(failed)} of {len(items)} photos failed")
+        for item in failed:
+            table.add_row(item.name, item.entry["error"]["message"])
+        console.print(table, highlight=False)
+    console.print(f"Report: {report.path}", highlight=False)
+    if any(not item.done and item not in failed for item in items):
+        console.print("Stopped; the same call goes on with what is missing.", style="yellow")
+        return STOPPED
+    if not failed:
+        return OK
+    # All of them unusable: most likely the call is wrong, not a photo.
+    unusable = all(item.entry["error"]["code"] == "bad_photo" for item in failed)
+    return BAD_INPUT if unusable and len(failed) == len(items) else FAILED

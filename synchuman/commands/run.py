@@ -1,0 +1,117 @@
+"""Make a GLB from a photo."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from synchuman.commands import knobs
+from synchuman.commands.outcome import FAILED, OK, STOPPED, Problem, problem_of, say, stop_on_signals
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+HELP = "make a GLB from a photo"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what `run` and run_pipeline.py understand."""
+    parser.add_argument("--image", type=Path, help="the photo: JPEG, PNG, WebP or HEIC")
+    parser.add_argument("--workdir", type=Path, required=True, help="folder of the run; made when missing")
+    for name, text in (
+        ("skip_stage1", "go on from the views in the folder"),
+        ("carve", "with --skip_stage1: carve the structure from the views, where latent.npz is lost"),
+        ("stage1_only", "leave Stage 2 out; quicker, with a coarse mesh"),
+        ("retexture", "only decimate and texture the folder's model anew, with --faces and --texture_size"),
+    ):
+        parser.add_argument(*knobs.spellings(name), action="store_true", help=text)
+    parser.add_argument("--person", type=int, help="which of several people, counted from 1, largest first")
+    knobs.add_model(parser)
+    knobs.add_settings(parser)
+    knobs.add_json(parser)
+
+
+def execute(options: argparse.Namespace) -> int:
+    """Run a photo, or the rest of a run, with a progress bar."""
+    from rich.console import Console
+
+    from synchuman.commands.follow import follow, told
+
+    console = Console(stderr=True)
+    contradiction = _contradiction(options)
+    if contradiction:
+        return _fail(options, console, Problem("invalid", contradiction))
+    try:
+        settings = _settings(options)
+        with stop_on_signals() as stop:
+            done = follow(_events(options, settings, console, stop), console)
+    except (Exception, KeyboardInterrupt) as error:
+        problem = problem_of(error)
+        if problem is None:
+            console.print_exception()
+            problem = Problem(
+                "internal", "Something went wrong on our side; the traceback says where.", FAILED
+            )
+        return _fail(options, console, problem)
+    if options.json:
+        say(told(done))
+    else:
+        sys.stdout.write(f"{done.glb}\n")
+    return OK
+
+
+def _fail(options: argparse.Namespace, console: Console, problem: Problem) -> int:
+    stopped = problem.exit == STOPPED
+    console.print(problem.message, style="yellow" if stopped else "red", highlight=False)
+    if options.json:
+        say({"state": "cancelled" if stopped else "failed", "error": problem.told()})
+    return problem.exit
+
+
+def _contradiction(options: argparse.Namespace) -> str | None:
+    """Say what is wrong with options that do not go together; None when they do."""
+    if options.retexture and (options.image or options.skip_stage1 or options.stage1_only):
+        return "--retexture takes the model in the folder; leave --image, --skip_stage1, --stage1-only out."
+    if options.carve and not options.skip_stage1:
+        return "--carve is for --skip_stage1: only then does the structure have to be made from the views."
+    if options.image and options.skip_stage1:
+        return "--skip_stage1 goes on from the views in the folder; leave --image out."
+    if options.image is None and not options.skip_stage1 and not options.retexture:
+        return "Give the photo with --image, or --skip_stage1 to go on from the folder."
+    if options.person is not None and options.person < 1:
+        return "--person counts from 1, largest first."
+    return None
+
+
+def _settings(options: argparse.Namespace) -> Any:
+    from synchuman.settings import Settings
+
+    if options.retexture and options.preset is None:
+        from synchuman.runfolder import RunFolder
+
+        # What is not given stays as the run had it.
+        kept = RunFolder(options.workdir).read_record().get("settings", {})
+        return Settings(**{**kept, **knobs.given(options)})
+    return knobs.settings_of(options)
+
+
+def _events(
+    options: argparse.Namespace, settings: Any, console: Console, stop: threading.Event
+) -> Iterator[Any]:
+    """Return the events of what was asked for."""
+    from synchuman.pipeline import SyncHuman
+
+    if options.retexture:
+        return SyncHuman.retexture(settings, options.workdir, stop)
+    photo = None if options.image is None else options.image.read_bytes()
+    with console.status("Reading the weights …"):
+        pipeline = SyncHuman.load(options.variant, options.device, options.dtype)
+    only = options.stage1_only
+    if photo is None:
+        return pipeline.resume(settings, options.workdir, stop, stage1_only=only, carve=options.carve)
+    person = None if options.person is None else options.person - 1
+    return pipeline.run(photo, settings, options.workdir, stop, person=person, stage1_only=only)

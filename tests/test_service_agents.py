@@ -1,0 +1,153 @@
+"""Named endpoints and MCP tools behind keys: who may call, what they may not reach; every route of the page."""
+
+from __future__ import annotations
+
+import ast
+import asyncio
+import base64
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import gradio_client
+import httpx
+import pytest
+from gradio_client.exceptions import AppError
+from service_server import COARSE, Server, person, serving
+
+KEYS = {"alice": "alice-key-0123456789", "bob": "bob-key-0123456789ab"}
+TOOLS = {"start_person", "start_retexture", "wait_for_job", "get_model", "cancel_job", "delete_job"}
+MCP = "/gradio_api/mcp/"
+PHOTO = "data:image/png;base64," + base64.b64encode(person()).decode()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """Its worker may still be starting: jobs wait, and are cancelled before they run."""
+    env = {"SYNCHUMAN_API_KEYS": ",".join(f"{name}:{key}" for name, key in KEYS.items())}
+    arguments = ("--page", "--logins-per-minute", "0", "--requests-per-minute", "0")
+    with serving(tmp_path_factory.mktemp("agents") / "data", *arguments, env=env) as server:
+        yield server
+
+
+def client(server: Server, name: str) -> gradio_client.Client:
+    return gradio_client.Client(server.address, headers={"X-API-Key": KEYS[name]}, verbose=False)
+
+
+def every_route() -> list[tuple[str, str]]:
+    """All routes that Gradio has in this version, with something in the place of their parameters."""
+    import gradio as gr
+    from gradio.routes import App
+
+    with gr.Blocks() as page:
+        gr.api(lambda: None, api_name="x", queue=False)
+    found: set[tuple[str, str]] = set()
+
+    def walk(routes: list[Any], prefix: str) -> None:
+        for route in routes:
+            if hasattr(route, "routes") and route.routes:
+                walk(route.routes, prefix + route.path)
+            elif hasattr(route, "original_router"):
+                walk(route.original_router.routes, prefix)
+            else:
+                parts = (prefix + route.path).split("/")
+                path = "/".join("x" if part.startswith("{") else part for part in parts)
+                found.update((method, path) for method in getattr(route, "methods", None) or {"GET"})
+
+    walk(App.create_app(page, mcp_server=True).routes, "")
+    return sorted(found)
+
+
+def test_every_route_of_the_page_asks_who_calls(server: Server) -> None:
+    routes = every_route()
+    paths = {path for _, path in routes}
+    assert len(paths) > 30 and {"/config", "/gradio_api/queue/join", "/gradio_api/upload"} <= paths
+    nobody = httpx.Client(trust_env=False, verify=False)
+    # /login is our own here; Gradio's is never reached.
+    for method, path in [*routes, ("POST", MCP), ("GET", MCP + "sse"), ("GET", MCP + "schema")]:
+        if path.rstrip("/") == "/login":
+            continue
+        for headers in ({}, {"X-API-Key": "wrong-key-0123456789"}):
+            answer = nobody.request(method, server.address + path, headers=headers)
+            assert answer.status_code == 401, (method, path, answer.status_code)
+
+
+def test_callers_see_their_own_jobs_and_their_mistakes(server: Server, tmp_path: Path) -> None:
+    photo = tmp_path / "IMG_0042.png"
+    photo.write_bytes(person())
+    alice, bob = client(server, "alice"), client(server, "bob")
+    named = set(alice.view_api(return_format="dict")["named_endpoints"])
+    assert {f"/{name}" for name in (*TOOLS, "make_person")} <= named
+    job = alice.predict(gradio_client.handle_file(photo), **COARSE, api_name="/start_person")
+    asked = server.client.get(f"/jobs/{job['id']}", headers={"X-API-Key": KEYS["alice"]}).json()
+    assert asked["settings"] == job["settings"] and asked["stage1_only"]
+    for endpoint in ("/wait_for_job", "/get_model", "/cancel_job", "/delete_job", "/start_retexture"):
+        with pytest.raises(AppError, match="There is no such job"):
+            bob.predict(job["id"], api_name=endpoint)
+    with pytest.raises(AppError, match=r"queued|running"):
+        alice.predict(job["id"], api_name="/get_model")
+    assert alice.predict(job["id"], api_name="/delete_job") in (True, False)
+    for mistake, word in (({"faces": 1}, "1000"), ({"preset": "Worst"}, "Balanced"), ({"seed": -1}, "seed")):
+        with pytest.raises(AppError, match=word):
+            alice.predict(gradio_client.handle_file(photo), **mistake, api_name="/start_person")
+    photo.write_bytes(b"no photo")
+    with pytest.raises(AppError, match="JPEG"):
+        alice.predict(gradio_client.handle_file(photo), api_name="/start_person")
+    with pytest.raises(AppError, match="either"):
+        alice.predict(api_name="/start_person")
+    # Uploads may say where they were taken: none of them is left, whatever became of the call.
+    left = [file.name for file in (server.data / "cache").rglob("*") if "0042" in file.name]
+    assert not left and "0042" not in server.log.read_text()
+
+
+@pytest.mark.parametrize("address", ["https://93.184.216.34/x.png", "http://127.0.0.1:1/x.png"])
+def test_no_address_is_fetched_in_the_place_of_a_file(server: Server, address: str) -> None:
+    alice = client(server, "alice")
+    file = {"path": address, "meta": {"_type": "gradio.FileData"}}
+    for endpoint in ("/start_person", "/make_person"):
+        with pytest.raises(AppError, match="not fetched"):
+            alice.predict(photo=file, api_name=endpoint)
+    with pytest.raises(AppError, match="allow-image-url"):
+        alice.predict(image_url=address, api_name="/start_person")
+
+
+@pytest.mark.parametrize("path", ["/etc/passwd", "{data}/secret", "{data}/jobs.sqlite"])
+def test_no_file_of_the_server_is_taken_for_an_upload(server: Server, path: str) -> None:
+    file = {"path": path.format(data=server.data), "meta": {"_type": "gradio.FileData"}}
+    with pytest.raises(AppError) as refused:
+        client(server, "alice").predict(photo=file, api_name="/start_person")
+    assert "Something went wrong" not in str(refused.value)
+    assert (server.data / "secret").exists()
+
+
+def test_agents_have_our_tools_with_a_key_alone(server: Server) -> None:
+    from mcp import ClientSession
+    from mcp.client.streamable_http import streamable_http_client
+
+    async def session() -> None:
+        headers = {"X-API-Key": KEYS["alice"]}
+        http = httpx.AsyncClient(headers=headers, timeout=60, trust_env=False)
+        async with streamable_http_client(server.address + MCP, http_client=http) as (reading, writing, _):
+            async with ClientSession(reading, writing) as agent:
+                await agent.initialize()
+                tools = {tool.name: tool for tool in (await agent.list_tools()).tools}
+                assert set(tools) == TOOLS
+                described = tools["start_person"].inputSchema["properties"]
+                assert "head to feet" in described["photo"]["description"] and "faces" in described
+                quick = {**COARSE, "photo": PHOTO}
+                job = ast.literal_eval((await agent.call_tool("start_person", quick)).content[0].text)
+                assert job["state"] == "queued" and job["settings"]["stage1_steps"] == 2
+                mine = server.client.get(f"/jobs/{job['id']}", headers=headers)
+                assert mine.status_code == 200
+                stopped = await agent.call_tool("cancel_job", {"job_id": job["id"]})
+                assert not stopped.isError
+                for bad in (
+                    {"photo": "/etc/passwd"},
+                    {"photo": "data:,x"},
+                    {"photo": "https://93.184.216.34/x.png"},
+                ):
+                    refused = await agent.call_tool("start_person", bad)
+                    said = refused.content[0].text
+                    assert refused.isError and ("data:image" in said or "allow-image-url" in said), said
+
+    asyncio.run(session())
