@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from synchuman import __version__
+from synchuman.commands import export
 
 # What the shell gets: a wrong call is argparse's own 2.
 OK, FAILED, BAD_INPUT, STOPPED = 0, 1, 3, 130
@@ -29,15 +30,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     serve = commands.add_parser("serve", help="open the page", description="Open the page in a browser.")
     add_serve_arguments(serve)
     serve.set_defaults(function=serve_command)
-    exported = commands.add_parser(
-        "export",
-        help="make other files of a finished run: OBJ, USDZ, STL, a film …",
-        description="Make other files of a finished run, in its folder's `exports`, and print their paths.",
-        epilog=_list_formats(),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add_export_arguments(exported)
-    exported.set_defaults(function=export_command)
+    exported = commands.add_parser("export", help=export.HELP, description=export.__doc__)
+    export.add_arguments(exported)
+    exported.set_defaults(function=export.execute)
     measure = commands.add_parser("evaluate", help="measure the weights on unseen people", add_help=False)
     measure.set_defaults(function=evaluate_command)
     options, rest = parser.parse_known_args(arguments)
@@ -85,24 +80,6 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dtype", default="auto", help="auto, float32, bfloat16 or float16")
 
 
-def add_export_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what `export` understands."""
-    from synchuman.exports import FORMATS
-
-    parser.add_argument("run", type=Path, metavar="RUN", help="folder of a finished run")
-    parser.add_argument(
-        "--format", nargs="+", required=True, choices=list(FORMATS), metavar="FORMAT", help="see below"
-    )
-    parser.add_argument("--texture", help="how the texture is stored: jpeg, png or webp")
-    parser.add_argument("--height", type=float, help="of the person in metres (default: 1.7)")
-
-
-def _list_formats() -> str:
-    from synchuman.exports import FORMATS
-
-    return "formats:\n" + "\n".join(f"  {kind.name:<10}{kind.text}" for kind in FORMATS.values())
-
-
 def add_serve_arguments(parser: argparse.ArgumentParser) -> None:
     """Add what `serve` and app.py understand."""
     parser.add_argument("--host", default=None, help="address to listen on (default: this machine only)")
@@ -145,21 +122,6 @@ def run_command(options: argparse.Namespace) -> int:
     except Exception:
         console.print_exception()
         return FAILED
-    return OK
-
-
-def export_command(options: argparse.Namespace) -> int:
-    """Make files of a finished run and print their paths."""
-    from synchuman.exports import export
-
-    try:
-        for name in options.format:
-            path = export(options.run, name, options.texture, options.height)
-            sys.stdout.write(f"{path}\n")
-            sys.stdout.flush()
-    except ValueError as error:
-        sys.stderr.write(f"{error}\n")
-        return BAD_INPUT
     return OK
 
 

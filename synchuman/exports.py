@@ -134,20 +134,28 @@ def export(folder: Path, name: str, texture: str | None = None, height: float | 
     from synchuman.filing import write_whole
     from synchuman.runfolder import RunFolder
 
-    if name not in FORMATS:
-        raise ExportError(f"There is no format {name!r}; there are {', '.join(FORMATS)}.")
-    kind = FORMATS[name]
-    choice = kind.choose(texture, height)
-    place = RunFolder(folder)
-    model = place.find_model()
-    path = place.exports / kind.file_of(choice)
-    if _fresh(path, model):
+    path, there = find(folder, name, texture, height)
+    if there:
         return path
-    data = kind.write(FinishedRun(place), choice)
+    kind, place = FORMATS[name], RunFolder(folder)
+    data = kind.write(FinishedRun(place), kind.choose(texture, height))
     # A folder that was deleted meanwhile stays so.
     place.exports.mkdir(exist_ok=True)
     write_whole(path, data)
     return path
+
+
+def find(
+    folder: Path, name: str, texture: str | None = None, height: float | None = None
+) -> tuple[Path, bool]:
+    """Return where `export` puts a file, and whether it is there; arguments and errors as there."""
+    from synchuman.runfolder import RunFolder
+
+    if name not in FORMATS:
+        raise ExportError(f"format: there is no {name!r}; there are {', '.join(FORMATS)}.")
+    place = RunFolder(folder)
+    path = place.exports / FORMATS[name].file_of(FORMATS[name].choose(texture, height))
+    return path, _fresh(path, place.find_model())
 
 
 def offers(folder: Path) -> list[Offer]:

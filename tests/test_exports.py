@@ -341,7 +341,7 @@ def test_made_once_and_again_for_another_model(run, mesh, tmp_path):
 @pytest.mark.parametrize(
     ("name", "texture", "height", "message"),
     [
-        ("fbx", None, None, "no format 'fbx'; there are glb"),
+        ("fbx", None, None, "no 'fbx'; there are glb"),
         ("obj", "webp", None, "jpeg, png"),
         ("stl", "png", None, "no texture"),
         ("mp4", None, 1.0, "height"),
