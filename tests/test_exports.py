@@ -390,3 +390,21 @@ def test_from_the_command_line(run, tmp_path):
     refused = call(str(run), "--format", "stl", "--texture", "png")
     assert refused.returncode == 3 and "no texture" in refused.stderr
     assert call(str(tmp_path), "--format", "stl").returncode == 3
+
+
+def test_what_the_gaussian_decoder_gives_is_kept_and_goes_with_its_run(tmp_path):
+    import torch
+
+    from synchuman.stage2.gaussian_decoder import Gaussians
+    from synchuman.steps import _kept
+
+    made = cloud(8)
+    tensors = {name: torch.from_numpy(values) for name, values in vars(made).items()}
+    place = RunFolder(tmp_path)
+    place.write_gaussians(_kept(Gaussians(**tensors, sizes=(8,))))
+    back = place.read_gaussians()
+    for name, values in vars(made).items():
+        assert (getattr(back, name) == values).all(), name
+    place.write_gaussians(None)
+    with pytest.raises(RunFolderError, match="no gaussians"):
+        place.read_gaussians()
