@@ -202,6 +202,7 @@ class SyncHuman:
                 views, settings, log, stop,
             )  # fmt: skip
             return
+        log.folder.write_gaussians(None)
         sources = image_sources(files.colors, files.normals, files.rgba)
         glb = yield from steps.texture(
             lambda checkpoint: coarse_mesh(files.logits, sources, settings.faces, checkpoint),

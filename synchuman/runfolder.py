@@ -4,24 +4,32 @@ from __future__ import annotations
 
 import io
 import json
-import os
-import tempfile
+import shutil
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from synchuman.filing import npz_bytes, ply_bytes, png_bytes, write_whole
 from synchuman.surface.mesh import DenseMesh
 from synchuman.views import NUM_VIEWS, VIEWS
+
+if TYPE_CHECKING:
+    from synchuman.surface.formats.gaussians import GaussianCloud
+    from synchuman.surface.mesh import TexturedMesh
 
 RECORD = "run.json"
 FIRST_STAGE = "OneStage"
 SECOND_STAGE = "SecondStage"
 COARSE = "coarse.glb"
 MODEL = "output.glb"
+PUBLISHED_MODEL = "ouput.glb"  # as the published code spells it
 MESH = "mesh.npz"  # what the model was decimated and textured from
+TEXTURE = "texture.png"  # of the model, exact
+GAUSSIANS = "gaussians.npz"
+EXPORTS = "exports"
 LOGITS = "structure_logits.npz"
 GRID = 64  # of the published structure; latent.npz alone does not say it
 
@@ -76,7 +84,7 @@ class RunFolder:
 
     def write_record(self, record: dict[str, Any]) -> None:
         """Write run.json: settings, seed, variant, versions, timings, status."""
-        _write(self.path / RECORD, json.dumps(record, indent=2).encode())
+        write_whole(self.path / RECORD, json.dumps(record, indent=2).encode())
 
     def read_record(self) -> dict[str, Any]:
         """Read run.json.
@@ -93,18 +101,18 @@ class RunFolder:
 
     def write_stage_one(self, files: StageOneFiles) -> None:
         """Write OneStage/: the images, occupied voxels (latent.npz, voxel.ply), logits."""
-        _write(self.first / "input.png", _png(files.rgba))
+        write_whole(self.first / "input.png", png_bytes(files.rgba))
         for i in range(NUM_VIEWS):
-            _write(self.first / f"color_{i}.png", _png(files.colors[i]))
-            _write(self.first / f"normal_{i}.png", _png(files.normals[i]))
+            write_whole(self.first / f"color_{i}.png", png_bytes(files.colors[i]))
+            write_whole(self.first / f"normal_{i}.png", png_bytes(files.normals[i]))
         rows = [np.concatenate(list(images), axis=1) for images in (files.colors, files.normals)]
-        _write(self.first / "concat.png", _png(np.concatenate(rows, axis=0)))
+        write_whole(self.first / "concat.png", png_bytes(np.concatenate(rows, axis=0)))
         voxels = np.argwhere(files.logits > 0)
-        _write(self.first / "voxel.ply", _ply((voxels + 0.5) / files.logits.shape[0] - 0.5))
-        _write(self.first / LOGITS, _npz(logits=files.logits.astype(np.float32)))
+        write_whole(self.first / "voxel.ply", ply_bytes((voxels + 0.5) / files.logits.shape[0] - 0.5))
+        write_whole(self.first / LOGITS, npz_bytes(logits=files.logits.astype(np.float32)))
         coords = np.concatenate([np.zeros((len(voxels), 1)), voxels], axis=1).astype(np.float32)
         # Last, because a folder with latent.npz is one from which the next stage can start.
-        _write(self.first / "latent.npz", _npz(coords=coords))
+        write_whole(self.first / "latent.npz", npz_bytes(coords=coords))
 
     def read_stage_one(self) -> StageOneFiles:
         """Read OneStage/, also one that the published code wrote (no logits: voxels become +1 and -1).
@@ -126,11 +134,11 @@ class RunFolder:
         Raises:
             RunFolderError: A file is missing or unreadable, images differ in size, nobody is cut out.
         """
-        colors = [self._image(f"color_{i}.png", "RGB") for i in range(NUM_VIEWS)]
-        normals = [self._image(f"normal_{i}.png", "RGB") for i in range(NUM_VIEWS)]
+        colors = [self._image(self.first / f"color_{i}.png", "RGB") for i in range(NUM_VIEWS)]
+        normals = [self._image(self.first / f"normal_{i}.png", "RGB") for i in range(NUM_VIEWS)]
         if len({image.shape for image in (*colors, *normals)}) != 1:
             raise RunFolderError(f"The views in {self.first} differ in size.")
-        rgba = self._image("input.png", "RGBA")
+        rgba = self._image(self.first / "input.png", "RGBA")
         if rgba[..., 3].min() == 255:
             raise RunFolderError(
                 f"input.png in {self.first} has no transparent background: put the cut-out photo there, RGBA."
@@ -139,18 +147,84 @@ class RunFolder:
 
     def write_coarse(self, glb: bytes) -> Path:
         """Write OneStage/coarse.glb and return its path."""
-        _write(self.coarse, glb)
+        write_whole(self.coarse, glb)
         return self.coarse
 
-    def write_model(self, glb: bytes) -> Path:
-        """Write SecondStage/output.glb and return its path."""
-        _write(self.model, glb)
+    @property
+    def exports(self) -> Path:
+        """Where files made of the model on demand are."""
+        return self.path / EXPORTS
+
+    def write_model(self, glb: bytes, texture: np.ndarray) -> Path:
+        """Write SecondStage/output.glb and its texture [t, t, 3] uint8; return the model's path.
+
+        What was exported of an earlier model goes.
+        """
+        shutil.rmtree(self.exports, ignore_errors=True)
+        write_whole(self.second / TEXTURE, png_bytes(texture, compress_level=1))
+        write_whole(self.model, glb)
         return self.model
+
+    def find_model(self) -> Path:
+        """Return the final GLB's path, also where the published code wrote it.
+
+        Raises:
+            RunFolderError: There is none.
+        """
+        for path in (self.model, self.second / PUBLISHED_MODEL):
+            if path.is_file():
+                return path
+        raise RunFolderError(f"{self.model} is missing: no finished run is there. Make the model first.")
+
+    def read_model(self) -> TexturedMesh:
+        """Read the final model with its exact texture, or the GLB's where that was not kept.
+
+        Raises:
+            RunFolderError: It is missing or not readable.
+        """
+        from synchuman.surface.formats.read import read_glb
+
+        path, kept = self.find_model(), self.second / TEXTURE
+        texture = self._image(kept, "RGB") if kept.is_file() and path == self.model else None
+        try:
+            return read_glb(path.read_bytes(), texture)
+        except ValueError as error:
+            raise RunFolderError(f"{path} cannot be used. {error}") from None
+
+    def write_gaussians(self, cloud: GaussianCloud | None) -> None:
+        """Write SecondStage/gaussians.npz; None removes one of an earlier run."""
+        path = self.second / GAUSSIANS
+        if cloud is None:
+            path.unlink(missing_ok=True)
+            return
+        buffer = io.BytesIO()
+        np.savez(buffer, **vars(cloud))  # noise does not compress
+        write_whole(path, buffer.getvalue())
+
+    def read_gaussians(self) -> GaussianCloud:
+        """Read SecondStage/gaussians.npz.
+
+        Raises:
+            RunFolderError: It is missing or not readable.
+        """
+        from synchuman.surface.formats.gaussians import GaussianCloud
+
+        path = self.second / GAUSSIANS
+        if not path.is_file():
+            raise RunFolderError(
+                "This run has no gaussians: they come from weights with a gaussian decoder, like the "
+                "published ones."
+            )
+        try:
+            with np.load(path, allow_pickle=False) as archive:
+                return GaussianCloud(**{field.name: archive[field.name] for field in fields(GaussianCloud)})
+        except (KeyError, ValueError, OSError, zipfile.BadZipFile):
+            raise RunFolderError(f"{path} cannot be read; make the model again.") from None
 
     def write_mesh(self, mesh: DenseMesh) -> None:
         """Write SecondStage/mesh.npz, from which a model is decimated and textured anew."""
         colors = {} if mesh.colors is None else {"colors": mesh.colors}
-        _write(self.second / MESH, _npz(vertices=mesh.vertices, faces=mesh.faces, **colors))
+        write_whole(self.second / MESH, npz_bytes(vertices=mesh.vertices, faces=mesh.faces, **colors))
 
     def read_mesh(self) -> DenseMesh:
         """Read SecondStage/mesh.npz.
@@ -179,19 +253,20 @@ class RunFolder:
                 for kind in ("color", "normal"):
                     archive.write(self.first / f"{kind}_{i}.png", f"{kind}_{i}_{view.name}.png")
         path = self.path / "views.zip"
-        _write(path, buffer.getvalue())
+        write_whole(path, buffer.getvalue())
         return path
 
-    def _image(self, name: str, mode: str) -> np.ndarray:
+    @staticmethod
+    def _image(path: Path, mode: str) -> np.ndarray:
         from PIL import Image, UnidentifiedImageError
 
         try:
-            with Image.open(self.first / name) as image:
+            with Image.open(path) as image:
                 return np.asarray(image.convert(mode))
         except FileNotFoundError:
-            raise RunFolderError(f"{self.first} has no {name}.") from None
+            raise RunFolderError(f"{path.parent} has no {path.name}.") from None
         except (UnidentifiedImageError, OSError):
-            raise RunFolderError(f"{name} in {self.first} cannot be read as an image.") from None
+            raise RunFolderError(f"{path.name} in {path.parent} cannot be read as an image.") from None
 
     def _logits(self) -> np.ndarray:
         if (self.first / LOGITS).is_file():
@@ -212,37 +287,3 @@ class RunFolder:
                 return archive[key]
         except (KeyError, ValueError, OSError, zipfile.BadZipFile):
             raise RunFolderError(f"{name} in {self.first} holds no readable array {key!r}.") from None
-
-
-def _write(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}-")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
-def _png(image: np.ndarray) -> bytes:
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "PNG", compress_level=3)
-    return buffer.getvalue()
-
-
-def _npz(**arrays: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
-    return buffer.getvalue()
-
-
-def _ply(points: np.ndarray) -> bytes:
-    header = (
-        f"ply\nformat binary_little_endian 1.0\nelement vertex {len(points)}\n"
-        "property float x\nproperty float y\nproperty float z\nend_header\n"
-    )
-    return header.encode() + points.astype("<f4").tobytes()

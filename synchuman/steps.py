@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Generator
+from dataclasses import fields
 from typing import TYPE_CHECKING
 
 from synchuman.events import Cancelled, CoarseMeshReady, CutoutReady, Event, ViewsReady
@@ -17,7 +18,9 @@ if TYPE_CHECKING:
 
     from synchuman.photo import PreparedPhoto
     from synchuman.stage1.stage1 import Stage1
+    from synchuman.stage2.gaussian_decoder import Gaussians
     from synchuman.stage2.stage2 import Stage2, Stage2Result
+    from synchuman.surface.formats.gaussians import GaussianCloud
     from synchuman.surface.mesh import DenseMesh
 
 # The coarse mesh is a first look while Stage 2 goes on.
@@ -73,7 +76,7 @@ def preview(
 ) -> Generator[Event, None, None]:
     """Make a quick coarse mesh to look at while Stage 2 goes on."""
     from synchuman.surface.build import build_coarse
-    from synchuman.surface.export import to_glb
+    from synchuman.surface.formats.glb import to_glb
 
     faces, size = min(settings.faces, PREVIEW_FACES), min(settings.texture_size, PREVIEW_TEXTURE)
 
@@ -110,6 +113,7 @@ def refine(
                 result = step
                 continue
             yield log.progress("stage 2", step.step, step.total)
+        log.folder.write_gaussians(None if result.gaussians is None else _kept(result.gaussians))
     return result
 
 
@@ -135,7 +139,7 @@ def texture(
         The GLB.
     """
     from synchuman.surface.build import image_sources, texture_mesh
-    from synchuman.surface.export import to_glb
+    from synchuman.surface.formats.glb import to_glb
 
     rgba, colors, normals = views
 
@@ -147,7 +151,7 @@ def texture(
         glb = to_glb(mesh, metadata=log.about_model())
         if keep:
             log.folder.write_mesh(dense)
-        log.folder.write_model(glb)
+        log.folder.write_model(glb, mesh.texture)
         return glb
 
     check(stop)
@@ -167,6 +171,13 @@ def carve_views(rgba: np.ndarray, colors: np.ndarray, normals: np.ndarray) -> np
     from synchuman.surface.carve import carve_structure
 
     return carve_structure(image_sources(colors, normals, rgba), normals)
+
+
+def _kept(gaussians: Gaussians) -> GaussianCloud:
+    from synchuman.surface.formats.gaussians import GaussianCloud
+
+    names = [field.name for field in fields(GaussianCloud)]
+    return GaussianCloud(**{name: getattr(gaussians, name).float().cpu().numpy() for name in names})
 
 
 def check(stop: Stop) -> None:

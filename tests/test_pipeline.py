@@ -98,7 +98,11 @@ def test_folder_has_the_published_layout(finished: tuple[Path, list[Event]]) -> 
         "concat.png",
     }
     assert names == images | {"latent.npz", "voxel.ply", "structure_logits.npz", "coarse.glb"}
-    assert {path.name for path in (folder / "SecondStage").iterdir()} == {"output.glb", "mesh.npz"}
+    assert {path.name for path in (folder / "SecondStage").iterdir()} == {
+        "output.glb",
+        "mesh.npz",
+        "texture.png",
+    }
     with np.load(folder / "OneStage" / "latent.npz") as archive:
         coords = archive["coords"]
     assert coords.dtype == np.float32 and coords.shape[1] == 4 and not coords[:, 0].any()

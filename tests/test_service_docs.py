@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,8 @@ def test_the_examples_work(tmp_path: Path) -> None:
     )
     assert shell.returncode == 0, shell.stderr[-3000:]
     assert "event: done" in shell.stdout and (work / "person.glb").read_bytes()[:4] == b"glTF"
+    assert b"EXT_texture_webp" in (work / "small.glb").read_bytes()[:4000]
+    assert all(zipfile.is_zipfile(work / name) for name in ("figure.3mf", "person.usdz"))
     names: dict[str, object] = {"SERVER": server.address}
     before = Path.cwd()
     try:
@@ -59,11 +62,15 @@ def test_the_examples_work(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("what", ["routes", "fields", "flags"])
 def test_nothing_is_left_out(what: str) -> None:
-    from synchuman.serving import routes_about, routes_generate, routes_jobs
+    from synchuman.serving import routes_about, routes_exports, routes_generate, routes_jobs
     from synchuman.serving.forms import GenerateForm
 
     if what == "routes":
-        routes = [r.path for m in (routes_about, routes_generate, routes_jobs) for r in m.router.routes]
+        routes = [
+            r.path
+            for m in (routes_about, routes_exports, routes_generate, routes_jobs)
+            for r in m.router.routes
+        ]
         names = {path.split("{")[0].rstrip("/") for path in routes}
     elif what == "fields":
         names = {f"`{name}`" for name in GenerateForm.model_fields}

@@ -199,4 +199,4 @@ def test_preview_styles(mesh):
     right = patch(render(mesh, 90, 200, "normal"), 0.0, -0.2)
     assert right[2] > 200
     with pytest.raises(ValueError, match="clay"):
-        render(mesh, 0, 64, "wire")  # type: ignore[arg-type]
+        render(mesh, 0, 64, "oil")  # type: ignore[arg-type]

@@ -10,7 +10,7 @@ import zipfile
 from pathlib import Path
 from typing import IO
 
-from synchuman.runfolder import FIRST_STAGE, MESH, RECORD, SECOND_STAGE
+from synchuman.runfolder import FIRST_STAGE, GAUSSIANS, MESH, RECORD, SECOND_STAGE
 from synchuman.serving.jobs import PHOTO, DiskFull
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -53,8 +53,9 @@ def make(folder: Path, photo: bytes | None) -> None:
 
 
 def inherit(folder: Path, parent: Path) -> None:
-    """Give a job the views, mesh and record of another one; linked, as files are never changed in place."""
-    for file in (*sorted((parent / FIRST_STAGE).iterdir()), parent / SECOND_STAGE / MESH, parent / RECORD):
+    """Give a job what another one kept beside its model; linked, as files are never changed in place."""
+    second = (parent / SECOND_STAGE / name for name in (MESH, GAUSSIANS))
+    for file in (*sorted((parent / FIRST_STAGE).iterdir()), *second, parent / RECORD):
         if file.name.startswith(".") or not file.is_file():
             continue
         target = folder / file.relative_to(parent)

@@ -11,7 +11,14 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
 from synchuman import __version__
-from synchuman.serving import problems, routes_about, routes_generate, routes_jobs, routes_pages
+from synchuman.serving import (
+    problems,
+    routes_about,
+    routes_exports,
+    routes_generate,
+    routes_jobs,
+    routes_pages,
+)
 from synchuman.serving.auth import Doorkeeper
 from synchuman.serving.guard import Front, Guard
 from synchuman.serving.routes_generate import Intake
@@ -52,7 +59,7 @@ def create_app(service: Service, mount: Callable[[FastAPI], None] | None = None)
     )
     doorkeeper = Doorkeeper(service.options, service.secret)
     problems.install(app)
-    for routes in (routes_jobs, routes_generate, routes_about):
+    for routes in (routes_jobs, routes_exports, routes_generate, routes_about):
         app.include_router(routes.router)
     app.include_router(routes_pages.router)
     if mount is None:
@@ -62,6 +69,7 @@ def create_app(service: Service, mount: Callable[[FastAPI], None] | None = None)
     guard = Guard(app, doorkeeper, service.options)
     app.state.service = service
     app.state.intake = Intake(service)
+    app.state.exports = anyio.CapacityLimiter(routes_exports.AT_ONCE)
     app.state.doorkeeper = doorkeeper
     app.state.guard = guard
     inside: ASGIApp = guard

@@ -81,6 +81,29 @@ class JobFiles(BaseModel):
     files: list[JobFile]
 
 
+class ExportOffer(BaseModel):
+    """A kind of file that a finished job can be had as."""
+
+    format: str = Field(examples=["usdz"])
+    title: str = Field(examples=["USDZ"])
+    text: str = Field(description="What it is good for.")
+    file: str = Field(examples=["person.usdz"])
+    media_type: str = Field(examples=["model/vnd.usdz+zip"])
+    textures: list[str] = Field(
+        description="Values of `texture`, the default first; empty where it has none."
+    )
+    height: bool = Field(description="Whether `height` can be chosen.")
+    ready: bool = Field(description="Whether it was made already, in its default.")
+    unavailable: str | None = Field(description="Why it cannot be made of this job.")
+    url: str
+
+
+class ExportOffers(BaseModel):
+    """All kinds of files that a finished job can be had as."""
+
+    exports: list[ExportOffer]
+
+
 class Health(BaseModel):
     """The process is alive."""
 

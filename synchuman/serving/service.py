@@ -18,6 +18,7 @@ from filelock import FileLock, Timeout
 
 from synchuman.serving import folders
 from synchuman.serving.engine import Engine
+from synchuman.serving.exporting import Exporter
 from synchuman.serving.feed import Feed, Message
 from synchuman.serving.janitor import Janitor
 from synchuman.serving.jobs import (
@@ -85,6 +86,7 @@ class Service:
         self._guard = threading.Lock()
         self._estimator = Estimator(self.store.latest_done(LEARN_FROM))
         self.workers = [Worker(self, self._engine(device)) for device in options.devices]
+        self.exporter = Exporter(self)
         self.janitor = Janitor(self)
         self.janitor.recover()
 

@@ -78,6 +78,20 @@ def is_watertight(faces: np.ndarray) -> bool:
     return bool((forward[1:] != forward[:-1]).all() and (forward == backward).all())
 
 
+def weld(vertices: np.ndarray, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Join vertices at the very same place, such as those of a chart border.
+
+    Returns:
+        The vertices [w, 3], the faces [f, 3] int32 into them, and the welded index of every vertex [v].
+    """
+    # Adding zero turns -0 into 0: places are compared bit by bit.
+    points = np.ascontiguousarray(vertices + np.zeros(1, vertices.dtype))
+    rows = points.view(np.dtype((np.void, points.dtype.itemsize * 3))).ravel()
+    _, first, index = np.unique(rows, return_index=True, return_inverse=True)
+    index = index.ravel().astype(np.int32)
+    return vertices[first], index[faces], index
+
+
 def face_neighbours(faces: np.ndarray) -> np.ndarray:
     """Return [e, 2] pairs of faces that share an edge."""
     edges = np.sort(faces[:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2), axis=1).astype(np.int64)

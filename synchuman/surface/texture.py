@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import cv2
@@ -27,6 +28,7 @@ _LITTLE, _WELL = 1e-3, 0.02  # least trust in a photo that sees a texel; weight 
 _REACH_OUT = 0.03  # how far outside its mask, in units of the cube, a source lends its nearest colour
 _EDGE = 1 / 300  # width, in units of the cube, of the border of a mask that mixes with the background
 _STEPS = 9
+_WORKERS = 2  # sources looked up at once; each takes some 100 MiB at 2048 texels
 
 
 @dataclass
@@ -73,13 +75,19 @@ def bake(
     if any(source.photo for source in sources):
         # The generated front and face show what the photo shows, less well and slightly elsewhere.
         sources = [source for source in sources if source.photo or source.view not in (FRONT, FACE)]
-    for step, source in enumerate(sources):
-        checkpoint("texture", 1 + min(step, _STEPS - 4), _STEPS)
-        color, weight = _look_up(source, texels, vertices, faces, atlas.density)
-        if source.photo:
-            photo = color, weight
-        else:
-            seen[source.view] = color, weight
+    with ThreadPoolExecutor(_WORKERS) as pool:
+        looked = pool.map(lambda source: _look_up(source, texels, vertices, faces, atlas.density), sources)
+        try:
+            for step, source in enumerate(sources):
+                checkpoint("texture", 1 + min(step, _STEPS - 4), _STEPS)
+                color, weight = next(looked)
+                if source.photo:
+                    photo = color, weight
+                else:
+                    seen[source.view] = color, weight
+        except BaseException:
+            pool.shutdown(cancel_futures=True)  # a stopped run does not wait for sources not begun
+            raise
     checkpoint("texture", _STEPS - 3, _STEPS)
     color, weight = _merge(photo, seen, texels)
     if not (weight > 0).any():

@@ -13,7 +13,8 @@ import pytest
 import surface_person
 import trimesh
 
-from synchuman.surface.export import to_glb, world_vertices
+from synchuman.surface.formats.glb import to_glb
+from synchuman.surface.formats.placement import world_vertices
 from synchuman.surface.mesh import TexturedMesh
 
 HERE = Path(__file__).parent
@@ -43,7 +44,7 @@ def validate(tmp_path_factory):
     return run
 
 
-@pytest.mark.parametrize("image_format", ["jpeg", "png"])
+@pytest.mark.parametrize("image_format", ["jpeg", "png", "webp"])
 def test_khronos_validator_has_nothing_to_say(mesh, validate, image_format):
     report = validate(to_glb(mesh, {"seed": 43, "settings": {"guidance": 2.0}}, image_format=image_format))
     issues = report["issues"]
@@ -92,5 +93,5 @@ def test_material_metadata_and_texture(mesh):
     (model,) = scene.geometry.values()
     assert (np.asarray(model.visual.material.baseColorTexture.convert("RGB")) == mesh.texture).all()
     assert len(model.faces) == len(mesh.faces)
-    with pytest.raises(ValueError, match="'jpeg' or 'png'"):
-        to_glb(mesh, image_format="webp")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="'jpeg', 'png' or 'webp'"):
+        to_glb(mesh, image_format="tiff")

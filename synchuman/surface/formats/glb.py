@@ -2,43 +2,29 @@
 
 from __future__ import annotations
 
-import io
 import json
 import struct
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-from PIL import Image
 
+from synchuman.surface.formats.images import MEDIA_TYPES, encode_texture
+from synchuman.surface.formats.placement import HEIGHT, to_y_up, world_vertices
 from synchuman.surface.mesh import TexturedMesh
 
-HEIGHT = 1.7
 GENERATOR = "SyncHuman Studio"
-JPEG_QUALITY = 92
+WEBP_EXTENSION = "EXT_texture_webp"
 
 _FLOAT, _UNSIGNED_INT = 5126, 5125
 _ARRAY_BUFFER, _ELEMENT_ARRAY_BUFFER = 34962, 34963
 _LINEAR, _LINEAR_MIPMAP_LINEAR, _CLAMP = 9729, 9987, 33071
 
 
-def to_y_up(vectors: np.ndarray) -> np.ndarray:
-    """Turn z-up vectors [..., 3], front towards -y, into y-up ones, front towards +z: (x, z, -y)."""
-    return np.stack([vectors[..., 0], vectors[..., 2], -vectors[..., 1]], axis=-1)
-
-
-def world_vertices(vertices: np.ndarray, height: float = HEIGHT) -> np.ndarray:
-    """Place cube vertices [v, 3] in a y-up world: `height` metres tall, feet on y = 0, centred in x and z."""
-    points = to_y_up(vertices.astype(np.float64))
-    low, high = points.min(0), points.max(0)
-    origin = np.array([(low[0] + high[0]) / 2, low[1], (low[2] + high[2]) / 2])
-    return ((points - origin) * (height / max(high[1] - low[1], 1e-9))).astype(np.float32)
-
-
 def to_glb(
     mesh: TexturedMesh,
     metadata: dict[str, Any] | None = None,
     height: float = HEIGHT,
-    image_format: Literal["jpeg", "png"] = "jpeg",
+    image_format: str = "jpeg",
 ) -> bytes:
     """Write a mesh as binary glTF 2.0.
 
@@ -46,16 +32,15 @@ def to_glb(
         mesh: The mesh, in the z-up cube.
         metadata: JSON values kept under `asset.extras` (settings, seed, variant).
         height: Height of the model in metres.
-        image_format: How the texture is stored: JPEG (small) or PNG (exact).
+        image_format: How the texture is stored: "jpeg", "png" or "webp"; the last needs a reader that knows
+            EXT_texture_webp, as browsers and current viewers do.
 
     Returns:
         The file's bytes.
 
     Raises:
-        ValueError: The height is not positive or the mesh is empty.
+        ValueError: The height is not positive, the mesh is empty or the image format unknown.
     """
-    if not height > 0:
-        raise ValueError(f"The height of the model must be positive, not {height}.")
     if not len(mesh.faces):
         raise ValueError("The mesh has no faces; nothing to export.")
     points = world_vertices(mesh.vertices, height)
@@ -66,7 +51,7 @@ def to_glb(
         normals.astype("<f4").tobytes(),
         np.clip(mesh.uv, 0, 1).astype("<f4").tobytes(),
         mesh.faces.astype("<u4").tobytes(),
-        _encode(mesh.texture, image_format),
+        encode_texture(mesh.texture, image_format),
     ]
     targets = [_ARRAY_BUFFER, _ARRAY_BUFFER, _ARRAY_BUFFER, _ELEMENT_ARRAY_BUFFER, None]
     views: list[dict[str, Any]] = []
@@ -88,11 +73,11 @@ def to_glb(
         "nodes": [{"mesh": 0, "name": "person"}],
         "meshes": [{"primitives": [_PRIMITIVE], "name": "person"}],
         "materials": [_MATERIAL],
-        "textures": [{"source": 0, "sampler": 0}],
+        "textures": [{**_source(image_format), "sampler": 0}],
         "samplers": [
             {"magFilter": _LINEAR, "minFilter": _LINEAR_MIPMAP_LINEAR, "wrapS": _CLAMP, "wrapT": _CLAMP}
         ],
-        "images": [{"bufferView": 4, "mimeType": f"image/{image_format}"}],
+        "images": [{"bufferView": 4, "mimeType": MEDIA_TYPES[image_format]}],
         "accessors": [
             {
                 "bufferView": 0, "componentType": _FLOAT, "count": count, "type": "VEC3",
@@ -105,6 +90,8 @@ def to_glb(
         "bufferViews": views,
         "buffers": [{"byteLength": len(blob)}],
     }  # fmt: skip
+    if image_format == "webp":
+        document["extensionsUsed"] = document["extensionsRequired"] = [WEBP_EXTENSION]
     text = json.dumps(document, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 4)
     header = struct.pack("<4sII", b"glTF", 2, 12 + 8 + len(text) + 8 + len(blob))
@@ -126,12 +113,6 @@ _MATERIAL = {
 }
 
 
-def _encode(texture: np.ndarray, image_format: str) -> bytes:
-    buffer = io.BytesIO()
-    if image_format == "jpeg":
-        Image.fromarray(texture).save(buffer, "JPEG", quality=JPEG_QUALITY, subsampling=0)
-    elif image_format == "png":
-        Image.fromarray(texture).save(buffer, "PNG", compress_level=4)
-    else:
-        raise ValueError(f"A texture is stored as 'jpeg' or 'png', not {image_format!r}.")
-    return buffer.getvalue()
+def _source(image_format: str) -> dict[str, Any]:
+    """Return how a texture names its image; core glTF knows JPEG and PNG alone."""
+    return {"extensions": {WEBP_EXTENSION: {"source": 0}}} if image_format == "webp" else {"source": 0}

@@ -1,0 +1,1 @@
+"""Files that a finished model is handed out as."""
