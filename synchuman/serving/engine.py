@@ -24,6 +24,7 @@ GRACE = 60.0  # seconds that a stopped run may take to its next step before its 
 PACKAGE_ROOT = Path(__file__).resolve().parents[2]
 NO_STAGE2 = "These weights have no Stage 2; the model is made of Stage 1 alone."
 SECRET_PREFIX = "SYNCHUMAN_"  # of the environment; the process that opens photos needs none of it
+KEPT = "SYNCHUMAN_HOME"  # but where downloaded weights are
 
 
 @dataclass(frozen=True)
@@ -164,7 +165,11 @@ class Engine:
     def _spawn(self) -> None:
         self.status = "starting"
         self.starts += 1
-        clean = {name: value for name, value in os.environ.items() if not name.startswith(SECRET_PREFIX)}
+        clean = {
+            name: value
+            for name, value in os.environ.items()
+            if name == KEPT or not name.startswith(SECRET_PREFIX)
+        }
         path = os.pathsep.join(filter(None, (str(PACKAGE_ROOT), clean.get("PYTHONPATH"))))
         process = subprocess.Popen(
             [sys.executable, "-m", "synchuman.serving.engine_child", *self._arguments],
