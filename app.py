@@ -4,6 +4,12 @@ import os
 import sys
 from typing import Any
 
+from synchuman.serving.space import VARIANT_VARIABLE, in_space, space_arguments
+from synchuman.serving.zerogpu import on_zerogpu
+
+if on_zerogpu():
+    import spaces  # noqa: F401  before anything imports torch
+
 from synchuman.cli import main
 
 
@@ -16,7 +22,13 @@ def __getattr__(name: str) -> Any:
     return make_page(ServeOptions())
 
 
+def start() -> int:
+    """Serve; in a Space as its environment says, after fetching the published weights if it wants them."""
+    space = in_space(os.environ)
+    if space and os.environ.get(VARIANT_VARIABLE) == "official" and (code := main(["weights", "pull"])):
+        return code
+    return main(["serve", *(space_arguments(os.environ) if space else []), *sys.argv[1:]])
+
+
 if __name__ == "__main__":
-    # A Space is public by design, and its proxy reaches the page from another host.
-    space = ["--host", "0.0.0.0", "--port", "7860", "--allow-public"] if "SPACE_ID" in os.environ else []
-    sys.exit(main(["serve", *space, *sys.argv[1:]]))
+    sys.exit(start())

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-KNOWN = set("FROM ARG ENV RUN COPY WORKDIR USER VOLUME EXPOSE HEALTHCHECK ENTRYPOINT CMD".split())
+INSTRUCTIONS = "FROM ARG ENV RUN COPY WORKDIR USER VOLUME EXPOSE HEALTHCHECK ENTRYPOINT CMD"
 BASE_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
@@ -115,7 +115,7 @@ def _expression(pattern: str) -> re.Pattern[str]:
 def _steps(text: str) -> Iterator[Step]:
     for number, line in _logical_lines(text):
         word, _, rest = line.partition(" ")
-        if word not in KNOWN:
+        if word not in INSTRUCTIONS.split():
             raise ValueError(f"line {number}: {word} is not understood here")
         flags: dict[str, str] = {}
         rest = rest.strip()

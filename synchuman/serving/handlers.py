@@ -203,6 +203,8 @@ def _fit(rgba: np.ndarray) -> np.ndarray:
 def _sentence(error: Exception) -> str:
     if isinstance(error, PhotoError | Busy | ValueError):
         return str(error)
+    if isinstance(error, gr.Error):  # of a Space: the visitor's time on its card is used up
+        return str(error.message)
     LOGGER.error("a run failed", exc_info=error)
     if isinstance(error, MemoryError) or "out of memory" in str(error):
         return "The memory of this machine is too small for that. Try a smaller texture or fewer faces."

@@ -81,6 +81,7 @@ def folders(options: ServeOptions) -> tuple[Path, Path]:
 def make_page(options: ServeOptions) -> gr.Blocks:
     """Build the page; the weights are read in the background meanwhile."""
     from synchuman.serving.sweep import keep_swept
+    from synchuman.serving.zerogpu import lend, on_zerogpu
 
     runs, cache = folders(options)
     keep_swept([runs, cache], options.keep_hours * 3600)
@@ -96,6 +97,10 @@ def make_page(options: ServeOptions) -> gr.Blocks:
         warm_up()
         return pipeline
 
+    if on_zerogpu():
+        # Networks are taken over from this thread, when the page opens.
+        ready = lend(load())
+        return build_page(Runner(lambda: ready, runs))
     return build_page(Runner(load, runs))
 
 

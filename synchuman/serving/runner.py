@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import itertools
 import logging
 import queue
@@ -122,7 +123,9 @@ class Runner:
             Exception: Whatever the pipeline raised, or why it could not be loaded.
         """
         job = self._admit(session, photo, settings, person)
-        threading.Thread(target=self._work, args=(job,), name=f"run {job.folder.name}", daemon=True).start()
+        # With the context of the request: on ZeroGPU it says whose quota the run counts against.
+        work, name = contextvars.copy_context().run, f"run {job.folder.name}"
+        threading.Thread(target=work, args=(self._work, job), name=name, daemon=True).start()
         try:
             while True:
                 try:
