@@ -47,6 +47,10 @@ class EngineBroken(Exception):
     """The process cannot be brought up; the message says why."""
 
 
+class EngineLost(Exception):
+    """What computed is gone through no fault of the job, which may run again elsewhere."""
+
+
 Report = Callable[[str, dict[str, Any]], None]
 
 
@@ -84,7 +88,7 @@ class Engine:
         Raises:
             EngineBroken: It cannot be; `stop` being set is a reason, too.
         """
-        if self._process is not None and self._process.poll() is None:
+        if self._alive():
             return
         self._spawn()
         while True:
@@ -110,6 +114,9 @@ class Engine:
             folder: The job's folder, with the photo in it.
             stop: Set it to stop at the next step.
             report: Called with every event's name and data.
+
+        Raises:
+            EngineLost: Another machine computed, and is gone.
         """
         self._send(id=job.id, request=job.request.model_dump(mode="json"), folder=str(folder))
         began = time.monotonic()
@@ -130,15 +137,8 @@ class Engine:
             except queue.Empty:
                 continue
             if message is None:
-                how = self._how()
-                self.status = "starting"
-                self._process = None
-                if stopped is not None:
-                    return self._ended(late)
-                LOGGER.error("the worker ended during job %s%s", job.id, how)
-                return _failed(
-                    "worker_died", f"The process that computes ended{how}. Most likely memory ran out."
-                )
+                how = self._gone()
+                return self._ended(late) if stopped is not None else self._died(how)
             what = message.pop("what")
             if what == "cancelled":
                 return self._ended(late)
@@ -156,6 +156,20 @@ class Engine:
         process.kill()
         process.wait()
         self.status = "starting"
+
+    def _alive(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def _gone(self) -> str:
+        """Take note that nothing computes any more; return how it ended."""
+        how = self._how()
+        self.status = "starting"
+        self._process = None
+        return how
+
+    def _died(self, how: str) -> Outcome:
+        LOGGER.error("the worker ended during a job%s", how)
+        return _failed("worker_died", f"The process that computes ended{how}. Most likely memory ran out.")
 
     def _ended(self, late: bool) -> Outcome:
         if not late:

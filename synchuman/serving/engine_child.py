@@ -64,13 +64,13 @@ def main(arguments: list[str] | None = None) -> int:
     # From the start, so that a server killed meanwhile leaves nothing behind that loads networks.
     threading.Thread(target=commands.listen, name="commands", daemon=True).start()
     try:
-        pipeline, about = _load(options.variant, options.device, options.dtype)
+        pipeline, about = load_pipeline(options.variant, options.device, options.dtype)
     except Exception as error:
         LOGGER.exception("the networks could not be loaded")
         tell("broken", message=f"The networks could not be loaded: {error}")
         return 1
     tell("ready", **about)
-    runner = Runner(pipeline, options.locks / f"{_lock_name(pipeline.device)}.lock", tell)
+    runner = Runner(pipeline, options.locks / f"{lock_name(pipeline.device)}.lock", tell)
     while True:
         runner.work(*commands.next())
 
@@ -222,7 +222,8 @@ def _can_fall_back(request: JobRequest, folder: Path) -> bool:
     return wanted and (RunFolder(folder).first / "latent.npz").is_file()
 
 
-def _load(variant: str, device: str, dtype: str) -> tuple[SyncHuman, dict[str, Any]]:
+def load_pipeline(variant: str, device: str, dtype: str) -> tuple[SyncHuman, dict[str, Any]]:
+    """Load networks as `SyncHuman.load`, ready to run; return them with what is to be told of them."""
     from synchuman.photo import warm_up
     from synchuman.pipeline import SyncHuman
 
@@ -246,7 +247,8 @@ def _teller() -> Tell:
     return tell
 
 
-def _lock_name(device: torch.device) -> str:
+def lock_name(device: torch.device) -> str:
+    """Return the name of the file that stands for a device, without its ending."""
     import torch
 
     if device.type != "cuda":

@@ -57,6 +57,9 @@ class ServiceOptions:
         variant: Weights, see `SyncHuman.load`.
         devices: One worker runs on each.
         dtype: See `SyncHuman.load`.
+        ray: Address of a Ray cluster that computes instead of this machine ("auto": the one at hand, else
+            one on this machine alone); None without Ray.
+        ray_actors: Workers in the cluster; None for one per GPU, or per machine where there is no GPU.
         limits: Who may do how much.
         keys: Names by API key.
         passwords: Passwords by name, for the login.
@@ -74,6 +77,8 @@ class ServiceOptions:
     variant: str = "mini"
     devices: tuple[str, ...] = ("auto",)
     dtype: str = "auto"
+    ray: str | None = None
+    ray_actors: int | None = None
     limits: Limits = field(default_factory=Limits)
     keys: dict[str, str] = field(default_factory=dict, repr=False)
     passwords: dict[str, str] = field(default_factory=dict, repr=False)
@@ -121,7 +126,7 @@ class Places:
         Raises:
             DataFolderError: A folder belongs to somebody else, or cannot be made.
         """
-        home = Path(tempfile.gettempdir()) / f"synchuman-{getpass.getuser()}"
+        home = own_folder()
         root = (data or home).resolve()
         places = cls(root, root / "jobs", root / "jobs.sqlite", root / "tmp", home / "locks")
         try:
@@ -142,6 +147,11 @@ class Places:
         with os.fdopen(handle, "w") as file:
             file.write(secrets.token_hex(32))
         return bytes.fromhex(path.read_text())
+
+
+def own_folder() -> Path:
+    """Return this user's folder in the system's temporary one; it holds the locks of devices."""
+    return Path(tempfile.gettempdir()) / f"synchuman-{getpass.getuser()}"
 
 
 def _require_own(folder: Path) -> None:

@@ -44,6 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     for chatty in ("httpx", "httpcore", "PIL", "filelock", "python_multipart", "asyncio"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
+    from synchuman.serving.cluster import ClusterError
     from synchuman.serving.options import DataFolderError
     from synchuman.serving.store import StoreError
 
@@ -51,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options = read_options(chosen)
         check(options, chosen.allow_public)
         serve(options, chosen.host, chosen.port, _announce, _page() if chosen.page else None)
-    except (Refused, DataFolderError, StoreError, ValueError) as error:
+    except (Refused, DataFolderError, StoreError, ClusterError, ValueError) as error:
         sys.stderr.write(f"{error}\n")
         return BAD_CALL
     return 0
@@ -67,6 +68,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--variant", default="mini", help="name of the weights, or a folder of them")
     add("--device", default="auto", help="auto, cpu, cuda, or several with commas: one worker on each")
     add("--dtype", default="auto", help="auto, float32, bfloat16 or float16")
+    add(
+        "--ray",
+        nargs="?",
+        const="auto",
+        metavar="ADDRESS",
+        help="compute in this Ray cluster (docs/hosting.md)",
+    )
+    add("--ray-actors", type=int, help="workers in the cluster (default: one per GPU)")
     add("--keys", type=Path, help=f"file of API keys, a line name:key each (or {KEYS_VARIABLE}, with commas)")
     add("--auth", nargs="+", default=[], metavar="USER:PASSWORD", help=f"logins (or {AUTH_VARIABLE})")
     add("--allow-public", action="store_true", help="let other machines in without key or password")
@@ -122,6 +131,8 @@ def read_options(chosen: argparse.Namespace) -> ServiceOptions:
         variant=chosen.variant,
         devices=tuple(chosen.device.split(",")),
         dtype=chosen.dtype,
+        ray=chosen.ray,
+        ray_actors=chosen.ray_actors,
         limits=replace(Limits(), **{name: value for name, value in given.items() if value is not None}),
         keys={key: name for name, key in _pairs(keys, "API keys", MIN_KEY)},
         passwords=dict(_pairs([*logins, *chosen.auth], "Logins", 1)),

@@ -44,6 +44,7 @@ LOGGER = logging.getLogger(__name__)
 
 LEARN_FROM = 20  # earlier jobs to estimate times from
 CANNOT_START = "The worker cannot be started; the server's log says why."
+MAX_LOST = 3  # machines that one job may lose
 MOMENT = 1.0  # seconds for which places in the queue are not looked up again
 
 
@@ -54,6 +55,7 @@ class Live:
     job: Job | None = None
     feed: Feed = field(default_factory=Feed)
     stop: threading.Event = field(default_factory=threading.Event)
+    lost: int = 0  # times that what computed it went away
 
 
 class Service:
@@ -85,7 +87,7 @@ class Service:
         self._line: tuple[float, dict[str, dict[str, Any]]] = (0.0, {})
         self._guard = threading.Lock()
         self._estimator = Estimator(self.store.latest_done(LEARN_FROM))
-        self.workers = [Worker(self, self._engine(device)) for device in options.devices]
+        self.workers = [Worker(self, engine) for engine in self._engines()]
         self.exporter = Exporter(self)
         self.janitor = Janitor(self)
         self.janitor.recover()
@@ -297,6 +299,20 @@ class Service:
         self.tell_queue()
         return job
 
+    def again(self, job: Job) -> bool:
+        """Put a job that lost its machine back into the queue; False when it is to stop, or lost too many."""
+        live = self.live(job.id)
+        live.lost += 1
+        if live.lost >= MAX_LOST or live.stop.is_set():
+            return False
+        if self.store.change(job.id, only=[State.RUNNING], state=State.QUEUED, started=None) is None:
+            return False
+        LOGGER.warning("job %s lost its machine and waits for another", job.id)
+        with self.news:
+            self.news.notify()
+        self.tell_queue()
+        return True
+
     def live(self, job_id: str) -> Live:
         """Return what is known of an active job; of a finished one, something that stops nothing."""
         with self._guard:
@@ -351,9 +367,15 @@ class Service:
             if feed.newest("queued") != place:
                 feed.tell("queued", place)
 
-    def _engine(self, device: str) -> Engine:
-        options = self.options
-        return Engine(options.variant, device, options.dtype, self.places.locks, self.limits.max_run_seconds)
+    def _engines(self) -> list[Engine]:
+        options, seconds = self.options, self.limits.max_run_seconds
+        if options.ray is None:
+            variant, dtype, locks = options.variant, options.dtype, self.places.locks
+            return [Engine(variant, device, dtype, locks, seconds) for device in options.devices]
+        from synchuman.serving.cluster.engine import cluster_engines
+
+        model = options.variant, options.devices[0], options.dtype
+        return [*cluster_engines(options.ray, options.ray_actors, *model, seconds)]
 
     def _inherit(self, parent_id: str, folder: Path) -> None:
         parent = self.get(parent_id)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy.exc import OperationalError
 
 from synchuman.serving import folders
-from synchuman.serving.engine import Engine, EngineBroken, Outcome
+from synchuman.serving.engine import Engine, EngineBroken, EngineLost, Outcome
 from synchuman.serving.jobs import Failure, Job, State
 
 if TYPE_CHECKING:
@@ -97,6 +97,12 @@ class Worker(threading.Thread):
 
         try:
             outcome = self.engine.run(job, service.folder(job), live.stop, report)
+        except EngineLost as error:
+            if service.again(job):
+                return
+            stopped = live.stop.is_set()
+            failure = None if stopped else Failure("worker_died", str(error))
+            outcome = Outcome(State.CANCELLED if stopped else State.FAILED, failure=failure)
         except Exception:
             LOGGER.exception("job %s broke its worker", job.id)
             self.engine.close()

@@ -1,0 +1,87 @@
+"""What runs in the cluster: an actor with the networks, one run at a time, its events and files streamed."""
+
+from __future__ import annotations
+
+import queue
+import shutil
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from synchuman import __version__
+from synchuman.serving.cluster.parcel import Files, Outbox, unpack
+from synchuman.serving.engine_child import Runner, lock_name
+from synchuman.serving.options import own_folder
+
+if TYPE_CHECKING:
+    from synchuman.pipeline import SyncHuman
+
+Message = dict[str, Any]
+Load = Callable[[str, str, str], tuple["SyncHuman", dict[str, Any]]]
+
+ENDS = ("done", "failed", "cancelled")
+BRING_FILES = ("cutout", "views", "coarse", "done")
+
+
+class PipelineActor:
+    """Owns the networks and its card. Ray calls `run` and, in another thread, `stop`."""
+
+    def __init__(self, load: Load, variant: str, device: str, dtype: str) -> None:
+        """Load networks; see `engine_child.load_pipeline`, which `load` usually is."""
+        self._scratch = Path(tempfile.mkdtemp(prefix="synchuman-actor-"))
+        self._told: queue.SimpleQueue[Message] = queue.SimpleQueue()
+        self._stops: dict[str, threading.Event] = {}
+        pipeline, self._about = load(variant, device, dtype)
+        self._runner = Runner(pipeline, self._lock(pipeline), self._tell)
+
+    def about(self) -> dict[str, Any]:
+        """Tell device and number type, the machine's name, and the version that runs here."""
+        import socket
+
+        return {**self._about, "node": socket.gethostname(), "version": __version__}
+
+    def run(self, job: str, request: dict[str, Any], files: Files) -> Iterator[tuple[Message, Files]]:
+        """Run a job.
+
+        Args:
+            job: Its id.
+            request: A `JobRequest` as JSON has it.
+            files: What is in its folder.
+
+        Yields:
+            Messages as `engine_child` writes them, each with the files that are new; the last one is the end.
+        """
+        folder = self._scratch / job
+        stop = self._stops.setdefault(job, threading.Event())
+        task = {"id": job, "request": request, "folder": str(folder)}
+        try:
+            folder.mkdir()
+            unpack(files, folder)
+            outbox = Outbox(folder)
+            threading.Thread(target=self._runner.work, args=(task, stop), name="run", daemon=True).start()
+            while True:
+                message = self._told.get()
+                yield message, outbox.new() if message["what"] in BRING_FILES else {}
+                if message["what"] in ENDS:
+                    return
+        finally:
+            stop.set()
+            self._stops.pop(job, None)
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def stop(self, job: str) -> None:
+        """Stop a job at its next step, also one that has not begun."""
+        self._stops.setdefault(job, threading.Event()).set()
+
+    def _tell(self, what: str, **data: Any) -> None:
+        self._told.put({"what": what, **data})
+
+    def _lock(self, pipeline: SyncHuman) -> Path:
+        """Return the card's lock, shared with services outside of the cluster; CPUs are shared by Ray."""
+        if pipeline.device.type != "cuda":
+            return self._scratch / "device.lock"
+        locks = own_folder() / "locks"
+        locks.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return locks / f"{lock_name(pipeline.device)}.lock"
