@@ -42,7 +42,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         *knobs.spellings("stage1_only"), action="store_true", help="leave Stage 2 out; quicker, coarser"
     )
+    parser.add_argument("--upload", metavar="ADDRESS", help="copy results there, too: s3://bucket/folder, …")
     knobs.add_model(parser)
+    knobs.add_ray(parser)
     knobs.add_settings(parser)
     knobs.add_json(parser)
 
@@ -51,22 +53,32 @@ def execute(options: argparse.Namespace) -> int:
     """Run all photos that are not done; 0 when all are, 1 when some failed, 130 when it was stopped."""
     from rich.console import Console
 
+    from synchuman.commands.remote import Remote
     from synchuman.commands.report import Report, find_photos
+    from synchuman.commands.spread import run_spread
 
     console = Console(stderr=True)
     try:
         photos = find_photos(options.photos, options.recursive)
         settings = knobs.settings_of(options)
-        report = Report.open(options.outputs)
+        remote = None if options.upload is None else Remote(options.upload)
+        if remote is not None:
+            remote.fetch_report(options.outputs)
+        report = Report.open(options.outputs, None if remote is None else remote.put)
         if options.again:
             report.forget()
         wanted = {"variant": options.variant, "stage1_only": options.stage1_only, **settings.model_dump()}
         items = [report.item(name, path, wanted) for name, path in photos.items()]
-        missing = [item for item in items if not item.done]
+        missing = [
+            item
+            for item in items
+            if not (item.done or (item.ended and remote is not None and remote.has(item)))
+        ]
         if len(missing) < len(items):
             console.print(f"{len(items) - len(missing)} of {len(items)} photos are done already.")
         with stop_on_signals() as stop:
-            _run_all(missing, settings, report, options, console, stop)
+            run = _run_all if options.ray is None else run_spread
+            run(missing, settings, report, options, console, stop)
     except (Exception, KeyboardInterrupt) as error:
         return _give_up(error, options, console)
     return _close(items, report, options, console)
@@ -143,7 +155,7 @@ def _close(items: list[Item], report: Report, options: argparse.Namespace, conso
             table.add_row(item.name, item.entry["error"]["message"])
         console.print(table, highlight=False)
     console.print(f"Report: {report.path}", highlight=False)
-    if any(not item.done and item not in failed for item in items):
+    if any(not item.ended and item not in failed for item in items):
         console.print("Stopped; the same call goes on with what is missing.", style="yellow")
         return STOPPED
     if not failed:

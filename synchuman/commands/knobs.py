@@ -32,6 +32,18 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dtype", default="auto", help="auto, float32, bfloat16 or float16")
 
 
+def add_ray(parser: argparse.ArgumentParser) -> None:
+    """Add the cluster that computes instead of this machine."""
+    parser.add_argument(
+        "--ray",
+        nargs="?",
+        const="auto",
+        metavar="ADDRESS",
+        help="compute in this Ray cluster; without address the one at hand, else one on this machine",
+    )
+    parser.add_argument("--ray-actors", type=int, help="workers in the cluster (default: one per GPU)")
+
+
 def add_json(parser: argparse.ArgumentParser) -> None:
     """Add the switch for programs."""
     parser.add_argument("--json", action="store_true", help="print the result, or the error, as JSON")

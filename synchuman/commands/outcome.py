@@ -41,6 +41,7 @@ def problem_of(error: BaseException) -> Problem | None:
 
     from synchuman.events import Cancelled, PhotoError
     from synchuman.runfolder import RunFolderError
+    from synchuman.serving.cluster import ClusterError
     from synchuman.serving.failures import explain
 
     match error:
@@ -51,6 +52,8 @@ def problem_of(error: BaseException) -> Problem | None:
             return Problem("invalid", "\n".join(lines))
         case PhotoError():
             return Problem("bad_photo", str(error))
+        case ClusterError():
+            return Problem("cluster", str(error))
         case RunFolderError():
             return Problem("bad_run", str(error))
         case FileNotFoundError() | IsADirectoryError() | NotADirectoryError() | PermissionError():

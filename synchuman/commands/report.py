@@ -7,7 +7,7 @@ import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,30 +70,43 @@ class Item:
         return RunFolder(self.folder).model
 
     @property
+    def ended(self) -> bool:
+        """Whether the report says that a model was made from this very photo with these very settings."""
+        return self.entry.get("state") == "done"
+
+    @property
     def done(self) -> bool:
-        """Whether its model is there, made from this very photo with these very settings."""
-        return self.entry.get("state") == "done" and self.model.is_file()
+        """Whether that model is here."""
+        return self.ended and self.model.is_file()
+
+
+Ended = Callable[[Item, Path], None]
 
 
 class Report:
     """The file report.json of a batch, written anew whenever something has changed."""
 
-    def __init__(self, folder: Path, entries: dict[str, dict[str, Any]]) -> None:
+    def __init__(self, folder: Path, entries: dict[str, dict[str, Any]], ended: Ended | None = None) -> None:
         """Use `Report.open`."""
+        self._ended = ended
         self.folder = folder
         self.path = folder / REPORT
         self._entries = entries
 
     @classmethod
-    def open(cls, folder: Path) -> Report:
+    def open(cls, folder: Path, ended: Ended | None = None) -> Report:
         """Read the report of an earlier call, or begin one.
+
+        Args:
+            folder: Where it is.
+            ended: Called whenever a photo is done or has failed, with the file of the report.
 
         Raises:
             ValueError: The file is none of ours.
         """
         path = folder / REPORT
         if not path.exists():
-            return cls(folder, {})
+            return cls(folder, {}, ended)
         try:
             read = json.loads(path.read_text())
             known = read["format"] == FORMAT
@@ -101,7 +114,7 @@ class Report:
             known = False
         if not known:
             raise ValueError(f"{path} is no report of this version; choose another folder with --outputs.")
-        return cls(folder, read["photos"])
+        return cls(folder, read["photos"], ended)
 
     def item(self, name: str, photo: Path, wanted: dict[str, Any]) -> Item:
         """Return a photo with its entry: what an earlier call wrote, or a new one if anything has changed."""
@@ -142,6 +155,8 @@ class Report:
         item.entry.clear()
         item.entry.update({**kept, **told})
         self._write()
+        if self._ended is not None and told["state"] in ("done", "failed"):
+            self._ended(item, self.path)
 
     def summary(self, items: Sequence[Item]) -> dict[str, Any]:
         """Return the report of these photos, with how many are done, failed and missing."""

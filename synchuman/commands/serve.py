@@ -10,6 +10,7 @@ from synchuman.commands import knobs
 from synchuman.commands.outcome import BAD_INPUT, OK
 
 HELP = "open the page"
+PORT = 7860  # with --ray; else the first free one from here
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,10 +23,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--outputs", type=Path, help="folder for runs (default: a private temporary one)")
     parser.add_argument("--keep-hours", type=float, default=24.0, help="then runs and uploads are deleted")
     knobs.add_model(parser)
+    knobs.add_ray(parser)
 
 
 def execute(options: argparse.Namespace) -> int:
     """Open the page and stay until it is interrupted."""
+    if options.ray is not None:
+        return _serve_cluster(options)
     from synchuman.serving.launch import Refused, ServeOptions, check, serve
 
     pairs = [tuple(pair.split(":", 1)) for pair in options.auth]
@@ -51,3 +55,26 @@ def execute(options: argparse.Namespace) -> int:
         sys.stderr.write(f"{error}\n")
         return BAD_INPUT
     return OK
+
+
+def _serve_cluster(options: argparse.Namespace) -> int:
+    """Open the page on the service, whose workers are in the cluster."""
+    from synchuman.serving.server import main
+
+    if options.share:
+        sys.stderr.write("--share does not go with --ray: put a proxy in front (docs/hosting.md).\n")
+        return BAD_INPUT
+    given = {
+        "--host": options.host or "127.0.0.1",
+        "--port": options.port or PORT,
+        "--variant": options.variant,
+        "--device": options.device,
+        "--dtype": options.dtype,
+        "--keep-hours": options.keep_hours,
+        "--data": options.outputs,
+        "--ray-actors": options.ray_actors,
+    }
+    arguments = ["--page", f"--ray={options.ray}"]
+    arguments += [f"{name}={value}" for name, value in given.items() if value is not None]
+    arguments += ["--allow-public"] if options.allow_public else []
+    return main([*arguments, *(("--auth", *options.auth) if options.auth else ())])
