@@ -9,6 +9,8 @@ mkdir -p "$HF_HOME" "$XDG_CACHE_HOME" "$TMPDIR"
 # Weights that were baked into the image are read from there, and nothing is fetched.
 if [ -d /opt/weights/huggingface ]; then
   export HF_HOME=/opt/weights/huggingface SYNCHUMAN_HOME=/opt/weights/synchuman HF_HUB_OFFLINE=1
+elif [ "$SYNCHUMAN_VARIANT" = official ]; then
+  python3 -m synchuman weights pull
 fi
 
 # A container is reached through a published port, which Docker binds to all addresses unless told otherwise.
