@@ -64,7 +64,8 @@ class Networks:
     def to(self, device: torch.device | str, dtype: torch.dtype) -> Networks:
         """Move everything, in evaluation mode; returns itself."""
         for module in self.modules().values():
-            module.to(device=device, dtype=dtype).eval()
+            # Of torch, not of diffusers, which warns of what its autoencoder does not even have.
+            nn.Module.to(module, device=device, dtype=dtype).eval()
         self.view_prompts = self.view_prompts.to(device=device, dtype=dtype)
         return self
 
