@@ -105,7 +105,9 @@ def main() -> int:
     return 0
 
 
-def write_checkpoint(folder: Path, sizes: Sizes, change: Callable[[str, Tensor], Tensor] | None = None) -> Path:
+def write_checkpoint(
+    folder: Path, sizes: Sizes, change: Callable[[str, Tensor], Tensor] | None = None
+) -> Path:
     """Write a checkpoint below a folder.
 
     Args:

@@ -1,4 +1,4 @@
-"""The command line: `python -m synchuman run|serve|evaluate`."""
+"""The command line: `python -m synchuman run|serve|evaluate|weights|doctor|selfcheck`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from synchuman import __version__
+from synchuman import __version__, commands
 
 # What the shell gets: a wrong call is argparse's own 2.
 OK, FAILED, BAD_INPUT, STOPPED = 0, 1, 3, 130
@@ -22,14 +22,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--version", action="version", version=f"SyncHuman Studio {__version__}")
     parser.add_argument("--verbose", action="store_true", help="log what is going on")
-    commands = parser.add_subparsers(dest="command", required=True)
-    run = commands.add_parser("run", help="make a GLB from a photo", description="Make a GLB from a photo.")
+    subcommands = parser.add_subparsers(dest="command", required=True)
+    run = subcommands.add_parser(
+        "run", help="make a GLB from a photo", description="Make a GLB from a photo."
+    )
     add_run_arguments(run)
     run.set_defaults(function=run_command)
-    serve = commands.add_parser("serve", help="open the page", description="Open the page in a browser.")
+    serve = subcommands.add_parser("serve", help="open the page", description="Open the page in a browser.")
     add_serve_arguments(serve)
     serve.set_defaults(function=serve_command)
-    measure = commands.add_parser("evaluate", help="measure the weights on unseen people", add_help=False)
+    for name, text, add, function in (
+        (
+            "weights",
+            "download, check or find weights",
+            commands.add_weights_arguments,
+            commands.weights_command,
+        ),
+        ("doctor", "tell what runs on this machine", commands.add_doctor_arguments, commands.doctor_command),
+        (
+            "selfcheck",
+            "check a variant's networks on this machine",
+            commands.add_selfcheck_arguments,
+            commands.selfcheck_command,
+        ),
+    ):
+        other = subcommands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+        add(other)
+        other.set_defaults(function=function)
+    measure = subcommands.add_parser("evaluate", help="measure the weights on unseen people", add_help=False)
     measure.set_defaults(function=evaluate_command)
     options, rest = parser.parse_known_args(arguments)
     if rest and options.command != "evaluate":
@@ -71,9 +91,12 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """Add which weights, and where they run."""
-    parser.add_argument("--variant", default="mini", help="name of the weights, or a folder of them")
+    parser.add_argument("--variant", default="mini", help="mini, official, or a folder of weights")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument("--dtype", default="auto", help="auto, float32, bfloat16 or float16")
+    text = "resident (networks stay on the device), staged (only while they work) or auto (as memory allows)"
+    parser.add_argument(*_spellings("placement"), default="auto", help=text)
+    parser.add_argument(*_spellings("stage2_device"), help="another device for Stage 2, as cuda:1")
 
 
 def add_serve_arguments(parser: argparse.ArgumentParser) -> None:
@@ -97,6 +120,7 @@ def run_command(options: argparse.Namespace) -> int:
 
     from synchuman.events import Cancelled, PhotoError
     from synchuman.runfolder import RunFolderError
+    from synchuman.weights.hub import HubError
 
     contradiction = _contradiction(options)
     if contradiction:
@@ -115,6 +139,9 @@ def run_command(options: argparse.Namespace) -> int:
         text = error.args[0] if isinstance(error, KeyError) else error
         console.print(str(text), style="red", highlight=False)
         return BAD_INPUT
+    except (HubError, MemoryError) as error:
+        console.print(str(error), style="red", highlight=False)
+        return FAILED
     except Exception:
         console.print_exception()
         return FAILED
@@ -138,6 +165,8 @@ def serve_command(options: argparse.Namespace) -> int:
         variant=options.variant,
         device=options.device,
         dtype=options.dtype,
+        placement=options.placement,
+        stage2_device=options.stage2_device,
         outputs=options.outputs,
         keep_hours=options.keep_hours,
     )
@@ -195,8 +224,15 @@ def _events(options: argparse.Namespace, settings: Any, console: Any) -> Iterato
     if options.retexture:
         return SyncHuman.retexture(settings, options.workdir)
     photo = None if options.image is None else options.image.read_bytes()
-    with console.status("Reading the weights …"):
-        pipeline = SyncHuman.load(options.variant, options.device, options.dtype)
+    with commands.Bars(console.quiet) as bars:
+        pipeline = SyncHuman.load(
+            options.variant,
+            options.device,
+            options.dtype,
+            options.placement,
+            options.stage2_device,
+            bars.event,
+        )
     only = options.stage1_only
     if photo is None:
         return pipeline.resume(settings, options.workdir, stage1_only=only, carve=options.carve)

@@ -92,3 +92,7 @@ class Cancelled(Exception):
 
 class PhotoError(ValueError):
     """The photo cannot be used; the message says why and what to do, in a sentence for users."""
+
+
+class DeviceMemoryError(MemoryError):
+    """The device has too little memory even for one network at a time; the message has the numbers."""

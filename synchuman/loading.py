@@ -10,10 +10,10 @@ from pathlib import Path
 
 import torch
 
-from synchuman.events import Progress
+from synchuman.events import DeviceMemoryError, Progress
 from synchuman.image_encoder import ImageEncoderConfig, build_image_encoder
 from synchuman.placement import choose_device, choose_dtype, choose_residency, working_bytes
-from synchuman.residency import DeviceMemoryError, Residency, free_memory
+from synchuman.residency import Residency, free_memory
 from synchuman.stage1.networks import blank_networks, find_network, load_config
 from synchuman.stage1.stage1 import Stage1
 from synchuman.stage2.networks import blank_stage2, load_stage2_config
@@ -78,8 +78,8 @@ def load_variant(
     return Loaded(stage1, stage2, folder, first, number)
 
 
-def download_report(report: Report) -> Callable[[str, int, int], None]:
-    """Return what a download reports to, which makes events of it: mebibytes done, seconds left."""
+def download_report(report: Report, stage: str = DOWNLOAD) -> Callable[[str, int, int], None]:
+    """Return what a download reports its bytes to, which makes events of it: mebibytes, seconds left."""
     began: list[tuple[float, int]] = []
 
     def tell(name: str, done: int, total: int) -> None:
@@ -88,7 +88,7 @@ def download_report(report: Report) -> Callable[[str, int, int], None]:
         start, before = began[0]
         rate = (done - before) / max(time.monotonic() - start, 1e-3)
         eta = (total - done) / rate if rate > 0 else None
-        report(Progress(DOWNLOAD, done // MIB, max(total // MIB, 1), eta))
+        report(Progress(stage, done // MIB, max(total // MIB, 1), eta))
 
     return tell
 

@@ -11,14 +11,12 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
+from synchuman.events import DeviceMemoryError
+
 LOGGER = logging.getLogger(__name__)
 
 Step = TypeVar("Step")
 GIB = 2**30
-
-
-class DeviceMemoryError(MemoryError):
-    """The device has too little memory even for one network at a time; the message has the numbers."""
 
 
 class Residency:

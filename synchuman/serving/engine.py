@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from synchuman.serving.jobs import Failure, Job, State
+from synchuman.serving.options import ServiceOptions
 
 LOGGER = logging.getLogger(__name__)
 
@@ -52,23 +53,26 @@ Report = Callable[[str, dict[str, Any]], None]
 class Engine:
     """One process on one device. Used by one worker's thread; `status` and `about` may be read by any."""
 
-    def __init__(self, variant: str, device: str, dtype: str, locks: Path, max_seconds: float) -> None:
+    def __init__(self, options: ServiceOptions, device: str, locks: Path) -> None:
         """Describe the process; `start` brings it up.
 
         Args:
-            variant: Weights, see `SyncHuman.load`.
+            options: Of the service: which weights, how they are placed, and the longest run.
             device: See `SyncHuman.load`.
-            dtype: See `SyncHuman.load`.
             locks: Folder of the files that stand for devices.
-            max_seconds: Longest run; a longer one fails.
         """
         self.device = device
         self.status = "starting"
         self.about: dict[str, Any] = {}
         self.broken: str | None = None
         self.starts = 0
-        self._arguments = ["--variant", variant, "--device", device, "--dtype", dtype, "--locks", str(locks)]
-        self._max_seconds = max_seconds
+        # While it starts: `stage` ("download", in MiB, or "weights"), `step`, `total`, `eta` in seconds or None.
+        self.loading: dict[str, Any] | None = None
+        self._arguments = ["--variant", options.variant, "--device", device, "--dtype", options.dtype]
+        self._arguments += ["--placement", options.placement, "--locks", str(locks)]
+        if options.stage2_device is not None:
+            self._arguments += ["--stage2-device", options.stage2_device]
+        self._max_seconds = options.limits.max_run_seconds
         self._process: subprocess.Popen[str] | None = None
         self._messages: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
 
@@ -93,7 +97,12 @@ class Engine:
                 if stop.is_set():
                     raise EngineBroken("The server is shutting down.") from None
                 continue
-            if message is not None and message.pop("what") == "ready":
+            what = None if message is None else message.pop("what")
+            if message is not None and what == "loading":
+                self.loading = message
+                continue
+            self.loading = None
+            if message is not None and what == "ready":
                 self.status, self.about, self.broken = "ready", message, None
                 return
             self.broken = (message or {}).get("message", f"The worker ended while starting{self._how()}.")

@@ -57,6 +57,8 @@ class ServiceOptions:
         variant: Weights, see `SyncHuman.load`.
         devices: One worker runs on each.
         dtype: See `SyncHuman.load`.
+        placement: See `SyncHuman.load`.
+        stage2_device: See `SyncHuman.load`; for a service of one device.
         limits: Who may do how much.
         keys: Names by API key.
         passwords: Passwords by name, for the login.
@@ -74,6 +76,8 @@ class ServiceOptions:
     variant: str = "mini"
     devices: tuple[str, ...] = ("auto",)
     dtype: str = "auto"
+    placement: str = "auto"
+    stage2_device: str | None = None
     limits: Limits = field(default_factory=Limits)
     keys: dict[str, str] = field(default_factory=dict, repr=False)
     passwords: dict[str, str] = field(default_factory=dict, repr=False)

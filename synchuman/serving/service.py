@@ -350,8 +350,7 @@ class Service:
                 feed.tell("queued", place)
 
     def _engine(self, device: str) -> Engine:
-        options = self.options
-        return Engine(options.variant, device, options.dtype, self.places.locks, self.limits.max_run_seconds)
+        return Engine(self.options, device, self.places.locks)
 
     def _inherit(self, parent_id: str, folder: Path) -> None:
         parent = self.get(parent_id)

@@ -10,6 +10,7 @@ from torch import nn
 
 from synchuman.configs import from_dict, to_dict
 from synchuman.stage2.config import Stage2Config
+from synchuman.stage2.decoder_trunk import DecoderTrunk
 from synchuman.stage2.gaussian_decoder import GaussianDecoder
 from synchuman.stage2.mesh_decoder import MeshDecoder
 from synchuman.stage2.slat_flow import SlatFlow
@@ -48,13 +49,23 @@ class Stage2Networks:
 
         The torsos get the dtype. The layers around them stay in float32, as the published weights run.
         """
-        for module in self.modules().values():
-            module.to(device=device, dtype=torch.float32).eval()
-        self.slat_flow.cast_torso(dtype)
-        self.mesh_decoder.cast_torso(dtype)
-        if self.gaussian_decoder is not None:
-            self.gaussian_decoder.cast_torso(dtype)
+        for module in (self.slat_flow, self.mesh_decoder, self.gaussian_decoder):
+            if module is not None:
+                cast_torso(module, dtype).to(device).eval()
         return self
+
+
+def cast_torso(module: SlatFlow | DecoderTrunk, dtype: torch.dtype) -> SlatFlow | DecoderTrunk:
+    """Give the torso a number type and the layers around it float32; returns the network.
+
+    What has its type already is not copied.
+    """
+    torso = module.torso()
+    for part in module.children():
+        part.to(dtype if part in torso else torch.float32)
+    for name, buffer in list(module.named_buffers(recurse=False)):
+        setattr(module, name, buffer.float())
+    return module
 
 
 def build_stage2(config: Stage2Config, seed: int = 0) -> Stage2Networks:

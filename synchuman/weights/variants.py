@@ -55,21 +55,28 @@ def pull_official(report: hub.Report = lambda name, done, total: None, update: b
     return folder
 
 
-def make_own_prompts(folder: Path) -> Path:
-    """Make the view prompts of a published checkpoint unless they are there; return their file.
+def make_own_prompts(folder: Path) -> tuple[Path, str]:
+    """Make the view prompts of a published checkpoint unless they are there.
+
+    Returns:
+        Their file, and how they compare with the published method's (see `prompts.check_prompts`).
 
     Raises:
         FileNotFoundError: The folder holds no published checkpoint, or no text encoder.
         WeightsError: The text encoder is damaged or another one.
     """
-    from synchuman.weights.prompts import OTHER_SIZE, check_prompts, keep_prompts, make_prompts
+    from safetensors.torch import load_file
+
+    from synchuman.weights.prompts import OTHER_SIZE, PROMPTS_KEY, check_prompts, keep_prompts, make_prompts
 
     checkpoint = PublishedFolder.find(folder)
     if checkpoint is None:
         raise FileNotFoundError(f"{folder} holds no published checkpoint: OneStage is missing.")
     try:
-        return checkpoint.prompts
+        path = checkpoint.prompts
     except FileNotFoundError:
         prompts = make_prompts(checkpoint.root / TEXT_ENCODER)
-    ours = check_prompts(prompts) != OTHER_SIZE
-    return keep_prompts(prompts, home() if ours else checkpoint.root / FIRST)
+        compared = check_prompts(prompts)
+        place = home() if compared != OTHER_SIZE else checkpoint.root / FIRST
+        return keep_prompts(prompts, place), compared
+    return path, check_prompts(load_file(path)[PROMPTS_KEY])
