@@ -2,14 +2,15 @@
 
     python scripts/measure_loading.py FOLDER [--device cuda] [--dtype float16] [--placement resident]
 
-Read the files once before (or load twice), so that it is not the disk that is measured. On the CPU, weights are
-mapped from the files, so every one of them is read through afterwards: only then have they really arrived.
+Read the files once before (or load twice), so that it is not the disk that is measured. On the CPU, weights
+are mapped from the files, so every one of them is read through afterwards: only then have they arrived.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
 from pathlib import Path
 
@@ -44,7 +45,7 @@ def main() -> int:
         "peak_host_memory": peak_memory(),
         "peak_over_files": round(peak_memory() / files, 3),
     }
-    print(json.dumps(measured, indent=2))
+    sys.stdout.write(json.dumps(measured, indent=2) + "\n")
     return 0
 
 

@@ -3,8 +3,8 @@
     python scripts/random_official_checkpoint.py FOLDER            # published size, float16, about 8.5 GB
     python scripts/random_official_checkpoint.py FOLDER --small    # a few megabytes, same names and layout
 
-The names and, at the published size, the shapes are those of the manifests in tests/fixtures. The weights follow
-`synchuman.weights.random_rule`; the view prompts, which are weights of no network here, are random, too.
+The names and, at the published size, the shapes are those of the manifests in tests/fixtures. The weights
+follow `synchuman.weights.random_rule`; the view prompts, which are weights of no network here, are random, too.
 """
 
 from __future__ import annotations

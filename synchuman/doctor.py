@@ -77,8 +77,8 @@ class Examination:
             + (f", driver {torch['driver']}" if torch["driver"] else ""),
         ]
         lines += [
-            f"GPU {index}     {gpu.name} (compute capability {gpu.capability}), {_gib(gpu.free)} of {_gib(gpu.total)} "
-            f"free; {', '.join(gpu.dtypes)}"
+            f"GPU {index}     {gpu.name} (compute capability {gpu.capability}), {_gib(gpu.free)} of "
+            f"{_gib(gpu.total)} free; {', '.join(gpu.dtypes)}"
             for index, gpu in enumerate(self.gpus)
         ] or ["GPU       none that torch can use"]
         lines += [f"Disk      {_gib(free)} free at {place}" for place, free in self.disk.items()]
@@ -130,8 +130,8 @@ def official_verdict(here: bool, gpus: tuple[Gpu, ...], system: dict[str, Any], 
         if best.free >= OFFICIAL_RESIDENT:
             return Verdict(name, True, f"{first}on {best.name}, resident")
         if best.free >= OFFICIAL_STAGED:
-            why = f"{first}on {best.name}, staged: {_gib(best.free)} free, {_gib(OFFICIAL_RESIDENT)} are needed at once"
-            return Verdict(name, True, why)
+            why = f"{_gib(best.free)} are free, {_gib(OFFICIAL_RESIDENT)} would be needed at once"
+            return Verdict(name, True, f"{first}on {best.name}, staged: {why}")
         return Verdict(
             name, False,
             f"{best.name} has {_gib(best.free)} free, about {_gib(OFFICIAL_STAGED)} are needed even staged; end "

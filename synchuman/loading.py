@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -21,6 +22,9 @@ from synchuman.stage2.stage2 import Stage2
 from synchuman.weights.load import blank, count_bytes, fill
 from synchuman.weights.published import PublishedFolder
 from synchuman.weights.variants import find_variant, pull_official
+
+if TYPE_CHECKING:
+    from transformers import Dinov2WithRegistersModel
 
 LOGGER = logging.getLogger(__name__)
 
@@ -64,16 +68,18 @@ def load_variant(
     if first == second:
         residencies[1] = residencies[0]
     try:
-        stage1, stage2 = _load(folder, number, *residencies)
+        stages = _load(folder, number, *residencies)
     except torch.OutOfMemoryError as error:
         if placement == "resident" or all(residency.staged for residency in residencies):
             raise DeviceMemoryError(f"The weights do not fit on the device: {error}") from None
-        stage1 = stage2 = None
-    if stage1 is None:
+        stages = None
+    if stages is None:
+        # Outside of the handler, where the error would still hold what was loaded.
         free_memory(first)
         free_memory(second)
         staged = Residency(first, staged=True)
-        stage1, stage2 = _load(folder, number, staged, staged if first == second else Residency(second, True))
+        stages = _load(folder, number, staged, staged if first == second else Residency(second, True))
+    stage1, stage2 = stages
     report(Progress(READ, 1, 1))
     return Loaded(stage1, stage2, folder, first, number)
 
@@ -120,9 +126,10 @@ def _load(
 
 def _load_encoder(
     folder: Path, config: ImageEncoderConfig, device: torch.device, dtype: torch.dtype
-) -> torch.nn.Module:
+) -> Dinov2WithRegistersModel:
     with blank():
-        encoder = build_image_encoder(config).to(dtype).eval()
+        encoder = build_image_encoder(config)
+    torch.nn.Module.to(encoder, dtype=dtype).eval()
     published = PublishedFolder.find(folder)
     name = "image_encoder"
     fill(encoder, find_network(folder, name) if published is None else published.weights(name), device)

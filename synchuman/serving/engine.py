@@ -66,7 +66,7 @@ class Engine:
         self.about: dict[str, Any] = {}
         self.broken: str | None = None
         self.starts = 0
-        # While it starts: `stage` ("download", in MiB, or "weights"), `step`, `total`, `eta` in seconds or None.
+        # While it starts: `stage` ("download", in MiB, or "weights"), `step`, `total`, `eta` in seconds.
         self.loading: dict[str, Any] | None = None
         self._arguments = ["--variant", options.variant, "--device", device, "--dtype", options.dtype]
         self._arguments += ["--placement", options.placement, "--locks", str(locks)]

@@ -1,4 +1,4 @@
-"""A network's weights on disk: one file or several, read tensor by tensor straight to where they are wanted."""
+"""A network's weights on disk: one file or several, read tensor by tensor to where they are wanted."""
 
 from __future__ import annotations
 

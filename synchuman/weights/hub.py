@@ -19,6 +19,8 @@ from synchuman.weights.home import read_lock, sha256, write_lock
 
 # Called with the file, and the bytes done and wanted of all files.
 Report = Callable[[str, int, int], None]
+# Packages whose errors mean that a transfer failed; which of them the hub's client uses depends on its version.
+TRANSPORTS = ("huggingface_hub", "httpx", "httpx2", "requests", "urllib3", "hf_xet")
 SPARE = 2**30  # bytes of the disk that a download leaves free
 
 
@@ -181,8 +183,8 @@ def _require_cached(repository: Repository) -> Path:
     folder = pulled(repository)
     if folder is None:
         raise HubError(
-            f"{repository.name} is not (or not wholly) on this machine, and HF_HUB_OFFLINE forbids to fetch it. "
-            "Unset it, or copy the hub's cache here and name it with HF_HOME."
+            f"{repository.name} is not (or not wholly) on this machine, and HF_HUB_OFFLINE forbids to "
+            "fetch it. Unset it, or copy the hub's cache here and name it with HF_HOME."
         )
     return folder
 
@@ -222,7 +224,6 @@ class _Told:
         return None
 
     def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        from httpx import HTTPError
         from huggingface_hub import errors
 
         endpoint = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
@@ -232,14 +233,18 @@ class _Told:
             text = f"{self._name} lacks the recorded revision. Take the newest: `weights pull --update`."
         elif isinstance(error, errors.RepositoryNotFoundError):
             text = f"{endpoint} does not show {self._name}. If it is private now, set HF_TOKEN."
-        elif isinstance(error, (errors.HfHubHTTPError, errors.LocalEntryNotFoundError, HTTPError)):
+        elif isinstance(error, ConnectionError | TimeoutError) or _package(error) in TRANSPORTS:
             text = (
-                f"{self._name} cannot be fetched from {endpoint} ({error}). Check the network, or name a mirror "
-                "with HF_ENDPOINT. What has come is kept: run the same again to go on."
+                f"{self._name} cannot be fetched from {endpoint} ({error}). Check the network, or name a "
+                "mirror with HF_ENDPOINT. What has come is kept: run the same again to go on."
             )
         else:
             return
         raise HubError(text) from None
+
+
+def _package(error: BaseException | None) -> str:
+    return type(error).__module__.split(".")[0]
 
 
 def _counter(report: Report, name: str, before: int, total: int) -> type:

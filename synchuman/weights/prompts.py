@@ -1,10 +1,10 @@
 """The view prompts: what the text encoder says about fourteen fixed sentences, made once and kept.
 
-The published checkpoint holds the text encoder (that of Stable Diffusion 2.1) but not what it says. The recipe:
-every sentence "a rendering image of 3D human, V view, color map." (or "normal map.") becomes CLIP's tokens (byte
-pair encoding, Radford et al. 2021), lower case, between start and end, filled up to 77 with the tokenizer's
-padding "!"; the prompt is the encoder's last hidden state after its final norm, causal, without a mask for the
-padding, in float16. The tokens are written down here, so no tokenizer is needed.
+The published checkpoint holds the text encoder (that of Stable Diffusion 2.1) but not what it says. The
+recipe: every sentence "a rendering image of 3D human, V view, color map." (or "normal map.") becomes CLIP's
+tokens (byte pair encoding, Radford et al. 2021), lower case, between start and end, filled up to 77 with the
+tokenizer's padding "!"; the prompt is the encoder's last hidden state after its final norm, causal, without a
+mask for the padding, in float16. The tokens are written down here, so no tokenizer is needed.
 """
 
 from __future__ import annotations
@@ -112,8 +112,8 @@ def check_prompts(prompts: Tensor) -> str:
         got = float(half.double().mean()), float(half.double().std())
         if max(abs(got[0] - mean), abs(got[1] - std)) > TOLERANCE:
             raise WeightsError(
-                f"The {domain} view prompts have mean {got[0]:.4f} and deviation {got[1]:.4f}, those of the "
-                f"published method {mean:.4f} and {std:.4f}: this is not the published text encoder. Take "
+                f"The {domain} view prompts have mean {got[0]:.4f} and deviation {got[1]:.4f}, those of "
+                f"the published method {mean:.4f} and {std:.4f}: this is not its text encoder. Take "
                 "normal_embeds.pt and clr_embeds.pt of the published code instead: "
                 "`python -m synchuman weights prompts --embeds FOLDER`."
             )

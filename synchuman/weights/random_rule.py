@@ -1,8 +1,8 @@
 """Random weights by a fixed rule: any network, of any size, gets the same ones on every machine.
 
-The rule is that of the reference figures in the tests: every weight has a generator of its own, seeded with the
-CRC-32 of its published name, and its spread keeps signals at their size through the layers (He et al. 2015,
-without the factor for ReLU).
+The rule is that of the reference figures in the tests: every weight has a generator of its own, seeded with
+the CRC-32 of its published name, and its spread keeps signals at their size through the layers (He et al.
+2015, without the factor for ReLU).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Weights by the name that users give: a variant that ships, the published ones, or a folder of either kind."""
+"""Weights by the name that users give: a variant that ships, the published ones, or a folder of them."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def find_variant(variant: str) -> Path | None:
     if (folder / CONFIG_FILE).is_file() or PublishedFolder.find(folder) is not None:
         return folder
     raise FileNotFoundError(
-        f"There are no weights called {variant!r}: neither {' nor '.join((*shipped(), OFFICIAL))}, nor a folder "
-        f"with {CONFIG_FILE} or with the published checkpoint (OneStage and SecondStage, or ckpts with both)."
+        f"There are no weights called {variant!r}: neither {' nor '.join((*shipped(), OFFICIAL))}, nor a "
+        f"folder with {CONFIG_FILE} or with the published checkpoint (OneStage and SecondStage, or ckpts with both)."
     )
 
 

@@ -90,7 +90,7 @@ def verify(variant: str, hashes: bool = True, report: hub.Report = lambda n, d, 
 
 
 def locate() -> dict[str, Any]:
-    """Return the folders of all variants by name, None for what is not here; of our own home and its record."""
+    """Return the folders of all variants by name, None for what is not here, and our own home."""
     found: dict[str, Any] = {name: str(SHIPPED / name) for name in shipped()}
     official = official_folder()
     found[OFFICIAL] = None if official is None else str(official)
