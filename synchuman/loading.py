@@ -57,6 +57,8 @@ def load_variant(
     """Load a variant, see `SyncHuman.load`."""
     first = choose_device(device)
     second = first if stage2_device is None else choose_device(stage2_device)
+    if _is_first_gpu(first) and _is_first_gpu(second):
+        second = first  # "cuda" and "cuda:0" are one
     number = choose_dtype(dtype, first)
     # A name that is wrong is told before anything is downloaded.
     choose_residency(placement, first, 0)
@@ -97,6 +99,10 @@ def download_report(report: Report, stage: str = DOWNLOAD) -> Callable[[str, int
         report(Progress(stage, done // MIB, max(total // MIB, 1), eta))
 
     return tell
+
+
+def _is_first_gpu(device: torch.device) -> bool:
+    return device.type == "cuda" and not device.index
 
 
 def _needed_bytes(folder: Path, dtype: torch.dtype, apart: bool) -> tuple[int, int]:

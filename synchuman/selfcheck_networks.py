@@ -97,10 +97,10 @@ def _clip(module: Any, config: Stage1Config, given: Any) -> Tensor:
 
 
 def _shell(side: int, device: torch.device) -> Voxels:
-    """Return the voxels of a sphere's shell, a tenth of the grid thick."""
+    """Return the voxels of a small sphere's shell."""
     axis = (torch.arange(side) + 0.5) / side - 0.5
     distance = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij")).square().sum(0).sqrt()
-    rows = ((distance > 0.22) & (distance < 0.25)).nonzero()
+    rows = ((distance > 0.1) & (distance < 0.115)).nonzero()
     return Voxels.of(nn.functional.pad(rows, (1, 0)).to(device), batch=1)
 
 

@@ -79,7 +79,11 @@ def serving_hub(repositories: dict[str, Path]) -> Iterator[tuple[Hub, str]]:
             name, file = "/".join(parts[:2]), "/".join(parts[4:])
             source = hub.repositories[name] / file
             content = source.read_bytes()
-            headers = {"X-Repo-Commit": hub.revision, "ETag": f'"{hub.sha(source)}"', "Accept-Ranges": "bytes"}
+            headers = {
+                "X-Repo-Commit": hub.revision,
+                "ETag": f'"{hub.sha(source)}"',
+                "Accept-Ranges": "bytes",
+            }
             start = 0
             if (wanted := self.headers.get("Range")) is not None:
                 start = int(wanted.removeprefix("bytes=").split("-")[0])

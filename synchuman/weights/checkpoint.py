@@ -118,7 +118,9 @@ def read_tensors(path: Path, device: torch.device | str = "cpu") -> Iterator[tup
         else:
             check_structure(part)
             with ExitStack() as stack:
-                file = stack.enter_context(safe_open(part, "pt", device=str(device)))
+                # safetensors does not know "cpu:0".
+                place = "cpu" if torch.device(device).type == "cpu" else str(device)
+                file = stack.enter_context(safe_open(part, "pt", device=place))
                 # In the order of the file, which a disk reads fastest.
                 for name in file.offset_keys():
                     yield name, file.get_tensor(name)
