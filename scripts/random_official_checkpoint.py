@@ -4,7 +4,7 @@
     python scripts/random_official_checkpoint.py FOLDER --small    # a few megabytes, same names and layout
 
 The names and, at the published size, the shapes are those of the manifests in tests/fixtures. The weights
-follow `synchuman.weights.random_rule`; the view prompts, which are weights of no network here, are random, too.
+follow `synchuman.weights.random_rule`; the view prompts, which no network here makes, are random, too.
 """
 
 from __future__ import annotations

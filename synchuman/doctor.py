@@ -134,7 +134,7 @@ def official_verdict(here: bool, gpus: tuple[Gpu, ...], system: dict[str, Any], 
             return Verdict(name, True, f"{first}on {best.name}, staged: {why}")
         return Verdict(
             name, False,
-            f"{best.name} has {_gib(best.free)} free, about {_gib(OFFICIAL_STAGED)} are needed even staged; end "
+            f"{best.name} has {_gib(best.free)} free, {_gib(OFFICIAL_STAGED)} are needed even staged; end "
             "other programs that use it, or use --device cpu (hours)",
         )  # fmt: skip
     if system["memory_free"] < 2 * OFFICIAL_HOST:
@@ -215,7 +215,7 @@ def _problems(torch_: dict[str, Any], gpus: tuple[Gpu, ...]) -> tuple[str, ...]:
         cure = (
             "this torch was built for the CPU: install one for CUDA (https://pytorch.org/get-started)"
             if torch_["built_for"] == "the CPU"
-            else f"torch was built for {torch_['built_for']}: update the driver, or check CUDA_VISIBLE_DEVICES"
+            else f"torch was built for {torch_['built_for']}: update the driver, check CUDA_VISIBLE_DEVICES"
         )
         problems.append(f"There is an NVIDIA driver ({torch_['driver']}), but torch sees no GPU; {cure}.")
     return tuple(problems)

@@ -20,7 +20,7 @@ from synchuman.placement import choose_device, choose_dtype
 from synchuman.residency import free_memory
 from synchuman.selfcheck_networks import network_runs
 from synchuman.selfcheck_photo import check_photo
-from synchuman.selfcheck_reference import check_reference
+from synchuman.selfcheck_reference import check_reference, exact_float32
 from synchuman.weights.home import home
 from synchuman.weights.variants import find_variant, pull_official
 
@@ -110,16 +110,29 @@ def check_variant(
 
 
 def check_networks(
-    folder: Path, device: torch.device, dtype: torch.dtype, report: Report = lambda event: None
+    folder: Path,
+    device: torch.device,
+    dtype: torch.dtype,
+    report: Report = lambda event: None,
+    only: tuple[str, ...] | None = None,
 ) -> list[Finding]:
-    """Run every network alone on a fixed input: finite, like itself in float32, and as recorded before."""
-    runs = network_runs(folder)
+    """Run networks alone on a fixed input: finite, like themselves in float32, and as recorded before.
+
+    Args:
+        folder: Of the variant.
+        device: Where.
+        dtype: Compared with float32.
+        report: Told how it goes.
+        only: Names of the networks; None for all.
+    """
+    runs = {name: run for name, run in network_runs(folder).items() if only is None or name in only}
     recorded, figures, findings = _read_figures(), {}, []
     for index, (name, run) in enumerate(runs.items()):
         report(Progress("networks", index, len(runs)))
         try:
-            with torch.inference_mode():
-                exact, got = run(device, torch.float32), run(device, dtype)
+            with exact_float32(), torch.inference_mode():
+                exact = run(device, torch.float32)
+                got = exact if dtype is torch.float32 else run(device, dtype)
         except torch.OutOfMemoryError as error:
             findings.append(
                 Finding(name, None, f"too little memory in float32 ({str(error).split('. ')[0]})")

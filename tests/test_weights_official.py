@@ -236,7 +236,7 @@ def test_names_of_other_versions_of_the_libraries() -> None:
 
 
 def test_unknown_names_say_what_there_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(FileNotFoundError, match="nothing-here.*mini nor official"):
+    with pytest.raises(FileNotFoundError, match=r"nothing-here.*mini nor official"):
         find_variant("nothing-here")
     monkeypatch.setenv("SYNCHUMAN_HOME", str(tmp_path))
     assert find_variant("official") is None

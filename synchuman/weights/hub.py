@@ -19,7 +19,7 @@ from synchuman.weights.home import read_lock, sha256, write_lock
 
 # Called with the file, and the bytes done and wanted of all files.
 Report = Callable[[str, int, int], None]
-# Packages whose errors mean that a transfer failed; which of them the hub's client uses depends on its version.
+# Packages whose errors mean that a transfer failed; which are used depends on the client's version.
 TRANSPORTS = ("huggingface_hub", "httpx", "httpx2", "requests", "urllib3", "hf_xet")
 SPARE = 2**30  # bytes of the disk that a download leaves free
 

@@ -152,7 +152,7 @@ def keep_prompts(prompts: Tensor, folder: Path) -> Path:
 
 
 def _names_for(model: torch.nn.Module) -> Any:
-    """Return the names of the text encoder's weights: with or without `text_model.`, as transformers wants."""
+    """Return the names of the text encoder's weights as this transformers has them, with a prefix or not."""
     prefix = "text_model."
     prefixed = next(iter(model.state_dict())).startswith(prefix)
 
