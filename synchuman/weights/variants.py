@@ -28,7 +28,7 @@ def find_variant(variant: str) -> Path | None:
         return folder
     raise FileNotFoundError(
         f"There are no weights called {variant!r}: neither {' nor '.join((*shipped(), OFFICIAL))}, nor a "
-        f"folder with {CONFIG_FILE} or with the published checkpoint (OneStage, SecondStage, or ckpts with both)."
+        f"folder with {CONFIG_FILE} or with the published checkpoint (OneStage, SecondStage, or ckpts)."
     )
 
 
