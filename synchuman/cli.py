@@ -11,7 +11,7 @@ from synchuman import __version__
 
 # In the order of `--help`. A module has HELP, add_arguments(parser) and execute(options); it imports nothing
 # heavy, so that --help is instant.
-COMMANDS = ("run", "batch", "export", "serve", "evaluate")
+COMMANDS = ("run", "batch", "export", "serve", "weights", "doctor", "selfcheck", "evaluate")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

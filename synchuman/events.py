@@ -16,7 +16,8 @@ class Progress:
 
     Attributes:
         stage: What is going on, as a word for users: "cut-out", "stage 1", "preview" (the coarse mesh),
-            "stage 2", "surface", "atlas" or "texture".
+            "stage 2", "surface", "atlas" or "texture"; while a variant loads: "download" (a step is a MiB)
+            and "weights".
         step: Steps done, from 0 to total.
         total: Steps of this stage.
         eta: Estimated seconds to the end of the whole run; None while unknown.
@@ -91,3 +92,7 @@ class Cancelled(Exception):
 
 class PhotoError(ValueError):
     """The photo cannot be used; the message says why and what to do, in a sentence for users."""
+
+
+class DeviceMemoryError(MemoryError):
+    """The device has too little memory even for one network at a time; the message has the numbers."""

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from synchuman import steps
-from synchuman.events import CoarseMeshReady, Event, ViewsReady
+from synchuman.events import CoarseMeshReady, Event, Progress, ViewsReady
 from synchuman.runfolder import RunFolder, RunFolderError, StageOneFiles
 from synchuman.runlog import TEXTURING, TYPICAL, RunLog
 from synchuman.settings import Settings
@@ -21,8 +20,6 @@ if TYPE_CHECKING:
     from synchuman.stage2.stage2 import Stage2
     from synchuman.surface.mesh import DenseMesh
     from synchuman.worker import Checkpoint
-
-LOGGER = logging.getLogger(__name__)
 
 NO_STAGE2 = (
     "These weights have no Stage 2: the model is the coarse mesh made from the views and the structure."
@@ -52,28 +49,37 @@ class SyncHuman:
         self._typical = dict(TYPICAL)
 
     @classmethod
-    def load(cls, variant: str = "mini", device: str = "auto", dtype: str = "auto") -> SyncHuman:
+    def load(
+        cls,
+        variant: str = "mini",
+        device: str = "auto",
+        dtype: str = "auto",
+        placement: str = "auto",
+        stage2_device: str | None = None,
+        report: Callable[[Progress], None] = lambda event: None,
+    ) -> SyncHuman:
         """Load a variant's networks; without Stage 2 if it has none.
 
         Args:
-            variant: Name of a variant ("mini") or path of a folder laid out like one.
+            variant: "mini", "official" (downloaded when it is not there), or the path of a folder laid out
+                like one of them.
             device: "auto" (CUDA when there is one), or a torch device.
             dtype: "auto", "float32", "bfloat16" or "float16".
+            placement: "resident" (networks stay on the device), "staged" (each is there only while its step
+                runs) or "auto" (resident where the free memory suffices).
+            stage2_device: Device of Stage 2; None for that of Stage 1.
+            report: Told how a download and the loading go: stages "download" (steps are MiB), "weights".
 
         Raises:
-            FileNotFoundError: There is no such variant.
-            ValueError: The device or dtype is unknown or not there.
+            FileNotFoundError: There is no such variant, or one of its files is missing.
+            ValueError: A device, dtype or placement is unknown or not there; a file is damaged.
+            HubError: The download failed; the message says what to do.
+            DeviceMemoryError: The networks do not fit on the device.
         """
-        from synchuman.placement import choose_device, choose_dtype, variant_folder
-        from synchuman.stage1.stage1 import Stage1
-        from synchuman.stage2.stage2 import Stage2
+        from synchuman.loading import load_variant
 
-        on, dtype_ = choose_device(device), choose_dtype(dtype, choose_device(device))
-        folder = variant_folder(variant)
-        LOGGER.info("loading %s on %s as %s", folder, on, dtype_)
-        stage1 = Stage1.load(folder, on, dtype_)
-        stage2 = Stage2.load(folder, stage1.networks.image_encoder, on, dtype_)
-        return cls(stage1, variant, on, dtype_, stage2)
+        got = load_variant(variant, device, dtype, placement, stage2_device, report)
+        return cls(got.stage1, variant, got.device, got.dtype, got.stage2)
 
     def run(
         self,
@@ -176,6 +182,7 @@ class SyncHuman:
             "variant": self.variant,
             "device": str(self.device),
             "dtype": str(self.dtype).removeprefix("torch."),
+            "placement": "staged" if self.stage1.residency.staged else "resident",
         }
         second = () if self.stage2 is None or stage1_only else ("preview", "stage 2")
         return RunLog(RunFolder(folder), settings, about, (*first, *second, *TEXTURING), self._typical)

@@ -1,14 +1,19 @@
-"""Where the networks come from and run: folder, device and number type by the names users give."""
+"""Where the networks run: device, number type and placement by the names users give."""
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 
-from synchuman.weights.files import CONFIG_FILE
+from synchuman.residency import Residency, memory_of
+from synchuman.stage1.config import Stage1Config
+from synchuman.stage1.layout import IMAGES_PER_GROUP
+from synchuman.stage2.config import Stage2Config
+from synchuman.views import NUM_BODY_VIEWS
 
-SHIPPED = Path(__file__).resolve().parents[1] / "assets"
+PLACEMENTS = ("auto", "resident", "staged")
+# Feature maps of the finest level that are alive at once, in round numbers.
+MAPS_JOINT, MAPS_AUTOENCODER, MAPS_DECODER = 24, 10, 12
+TYPICAL_VOXELS = 12_000
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -53,16 +58,39 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     return DTYPES[name]
 
 
-def variant_folder(variant: str) -> Path:
-    """Return the folder of the weights called `variant`: a name among the shipped ones, or a path.
+def choose_residency(name: str, device: torch.device, needed: int) -> Residency:
+    """Return whether networks stay on a device: "auto" is resident where they fit into its free memory.
+
+    Args:
+        name: "auto", "resident" or "staged".
+        device: Where they run.
+        needed: Bytes that they and their work take when all of them stay.
 
     Raises:
-        FileNotFoundError: There is no such folder.
+        ValueError: The name is none of the three.
     """
-    for folder in (SHIPPED / variant, Path(variant)):
-        if (folder / CONFIG_FILE).is_file():
-            return folder
-    raise FileNotFoundError(
-        f"There are no weights called {variant!r}: "
-        f"neither a shipped variant (mini) nor a folder with {CONFIG_FILE}."
-    )
+    if name not in PLACEMENTS:
+        raise ValueError(f"Unknown placement {name!r}; use {', '.join(PLACEMENTS)}.")
+    memory = memory_of(device)
+    short = memory is not None and memory[0] < needed
+    return Residency(device, staged=name == "staged" or (name == "auto" and short))
+
+
+def working_bytes(stage1: Stage1Config, stage2: Stage2Config | None, dtype: torch.dtype) -> int:
+    """Estimate the memory of a run beside the weights: the largest step's feature maps.
+
+    It only decides between resident and staged beforehand. Where it is wrong, a run starts again, staged.
+    """
+    size = dtype.itemsize
+    joint, autoencoder = stage1.joint_network, stage1.image_autoencoder
+    images = 2 * IMAGES_PER_GROUP  # with guidance
+    steps = [
+        joint.latent_size**2 * joint.widths[0] * images * size * MAPS_JOINT,
+        stage1.image_size**2 * autoencoder.widths[0] * size * MAPS_AUTOENCODER,
+    ]
+    if stage2 is not None:
+        decoder, views = stage2.mesh_decoder, stage2.views
+        voxels = TYPICAL_VOXELS << 3 * len(decoder.widths)
+        tokens = 2 * NUM_BODY_VIEWS * views.side**2 * views.channels * torch.float32.itemsize
+        steps.append(voxels * decoder.widths[-1] * torch.float32.itemsize * MAPS_DECODER + tokens)
+    return max(steps)

@@ -23,11 +23,12 @@ from synchuman.events import (
     ViewsReady,
 )
 from synchuman.pipeline import NO_DECODER, SyncHuman
-from synchuman.placement import choose_device, choose_dtype, variant_folder
+from synchuman.placement import choose_device, choose_dtype
 from synchuman.runfolder import RunFolder, RunFolderError, StageOneFiles
 from synchuman.settings import Settings
 from synchuman.steps import carve_views
 from synchuman.surface.mesh import DenseMesh
+from synchuman.weights.variants import find_variant
 from synchuman.worker import stream_progress
 
 QUICK = Settings(
@@ -345,7 +346,7 @@ def test_work_that_fails_raises_in_the_reader() -> None:
 
 def test_names_of_places() -> None:
     with pytest.raises(FileNotFoundError, match="nothing-here"):
-        variant_folder("nothing-here")
+        find_variant("nothing-here")
     with pytest.raises(ValueError, match="Unknown device"):
         choose_device("toaster")
     with pytest.raises(ValueError, match="float32"):

@@ -18,8 +18,9 @@ import httpx
 import pytest
 from service_server import QUICK, ROOT, Server, broken_weights, person, serving, tiny_weights
 
-from synchuman.serving.engine import Engine
+from synchuman.serving.engine import Engine, child_arguments
 from synchuman.serving.jobs import Job, JobRequest
+from synchuman.serving.options import Limits, ServiceOptions
 from synchuman.settings import Settings
 
 LONG = 100  # steps: a run that is still sampling when the test looks at it
@@ -202,7 +203,8 @@ def test_a_stopped_server_says_so_to_who_waits(small_disk: Server) -> None:
 
 def test_a_run_that_takes_too_long_is_ended(tmp_path: Path) -> None:
     """With the engine alone: a real process, and a second as its limit."""
-    engine = Engine(str(tiny_weights()), "cpu", "auto", tmp_path, max_seconds=1.0)
+    options = ServiceOptions(variant=str(tiny_weights()), limits=Limits(max_run_seconds=1.0))
+    engine = Engine("cpu", options.limits.max_run_seconds, child_arguments(options, "cpu", tmp_path))
     folder = tmp_path / "job"
     folder.mkdir()
     (folder / "photo.png").write_bytes(person())

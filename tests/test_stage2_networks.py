@@ -14,6 +14,7 @@ from synchuman.stage2.config import (
 )
 from synchuman.stage2.gaussian_decoder import GaussianDecoder
 from synchuman.stage2.mesh_decoder import COLOR, DEFORM, FEATURES, SDF, WEIGHTS, MeshDecoder
+from synchuman.stage2.networks import cast_torso
 from synchuman.stage2.slat_flow import SlatFlow
 from synchuman.stage2.view_tokens import MultiviewLayer, ViewTokens, find_seen
 from synchuman.weights.keymaps import rename
@@ -222,7 +223,7 @@ def test_lower_precision_of_the_torso_or_of_everything():
 
     expected = run()
     for network in (mesh, gaussian, flow):
-        network.cast_torso(torch.bfloat16)
+        cast_torso(network, torch.bfloat16)
     for half, full in zip(run(), expected, strict=True):
         assert half.dtype == torch.float32
         assert not torch.equal(half, full)

@@ -93,12 +93,10 @@ def _run_all(
     stop: threading.Event,
 ) -> None:
     from synchuman.commands.follow import follow, told
-    from synchuman.pipeline import SyncHuman
 
     if not items:
         return
-    with console.status("Reading the weights …"):
-        pipeline = SyncHuman.load(options.variant, options.device, options.dtype)
+    pipeline = knobs.load_model(options)
     for number, item in enumerate(items, 1):
         title = f"{number} of {len(items)}: {item.name}"
         try:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from synchuman.pipeline import SyncHuman
 
 # Bounds and defaults stay with Settings: pydantic is slow to import and --help shall be instant.
 SETTINGS = (
@@ -27,9 +30,22 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
 
 def add_model(parser: argparse.ArgumentParser) -> None:
     """Add which weights, and where they run."""
-    parser.add_argument("--variant", default="mini", help="name of the weights, or a folder of them")
+    parser.add_argument("--variant", default="mini", help="mini, official, or a folder of weights")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument("--dtype", default="auto", help="auto, float32, bfloat16 or float16")
+    text = "resident (networks stay on the device), staged (only while they work) or auto (as memory allows)"
+    parser.add_argument(*spellings("placement"), default="auto", help=text)
+    parser.add_argument(*spellings("stage2_device"), help="another device for Stage 2, as cuda:1")
+
+
+def load_model(options: argparse.Namespace) -> SyncHuman:
+    """Load what `add_model` chose, with bars on the standard error."""
+    from synchuman.commands.answers import Bars
+    from synchuman.pipeline import SyncHuman
+
+    where = options.device, options.dtype, options.placement, options.stage2_device
+    with Bars(options.json) as bars:
+        return SyncHuman.load(options.variant, *where, bars.event)
 
 
 def add_ray(parser: argparse.ArgumentParser) -> None:

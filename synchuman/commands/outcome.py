@@ -43,6 +43,7 @@ def problem_of(error: BaseException) -> Problem | None:
     from synchuman.runfolder import RunFolderError
     from synchuman.serving.cluster import ClusterError
     from synchuman.serving.failures import explain
+    from synchuman.weights.hub import HubError
 
     match error:
         case Cancelled() | KeyboardInterrupt():
@@ -54,10 +55,13 @@ def problem_of(error: BaseException) -> Problem | None:
             return Problem("bad_photo", str(error))
         case ClusterError():
             return Problem("cluster", str(error))
+        case HubError():
+            return Problem("no_weights", str(error), FAILED)
         case RunFolderError():
             return Problem("bad_run", str(error))
         case FileNotFoundError() | IsADirectoryError() | NotADirectoryError() | PermissionError():
-            return Problem("bad_input", f"{error.filename or 'A file'}: {error.strerror or error}.")
+            named = error.filename is not None
+            return Problem("bad_input", f"{error.filename}: {error.strerror}." if named else str(error))
         case KeyError() | ValueError():
             return Problem("bad_input", str(error.args[0] if isinstance(error, KeyError) else error))
         case Exception():

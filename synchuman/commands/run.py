@@ -48,7 +48,7 @@ def execute(options: argparse.Namespace) -> int:
     try:
         settings = _settings(options)
         with stop_on_signals() as stop:
-            done = follow(_events(options, settings, console, stop), console)
+            done = follow(_events(options, settings, stop), console)
     except (Exception, KeyboardInterrupt) as error:
         problem = problem_of(error)
         if problem is None:
@@ -99,17 +99,14 @@ def _settings(options: argparse.Namespace) -> Any:
     return knobs.settings_of(options)
 
 
-def _events(
-    options: argparse.Namespace, settings: Any, console: Console, stop: threading.Event
-) -> Iterator[Any]:
+def _events(options: argparse.Namespace, settings: Any, stop: threading.Event) -> Iterator[Any]:
     """Return the events of what was asked for."""
     from synchuman.pipeline import SyncHuman
 
     if options.retexture:
         return SyncHuman.retexture(settings, options.workdir, stop)
     photo = None if options.image is None else options.image.read_bytes()
-    with console.status("Reading the weights …"):
-        pipeline = SyncHuman.load(options.variant, options.device, options.dtype)
+    pipeline = knobs.load_model(options)
     only = options.stage1_only
     if photo is None:
         return pipeline.resume(settings, options.workdir, stop, stage1_only=only, carve=options.carve)

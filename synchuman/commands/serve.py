@@ -45,6 +45,8 @@ def execute(options: argparse.Namespace) -> int:
         variant=options.variant,
         device=options.device,
         dtype=options.dtype,
+        placement=options.placement,
+        stage2_device=options.stage2_device,
         outputs=options.outputs,
         keep_hours=options.keep_hours,
     )

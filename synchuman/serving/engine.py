@@ -10,12 +10,13 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from synchuman.serving.jobs import Failure, Job, State
+from synchuman.serving.options import ServiceOptions
 
 LOGGER = logging.getLogger(__name__)
 
@@ -54,25 +55,38 @@ class EngineLost(Exception):
 Report = Callable[[str, dict[str, Any]], None]
 
 
+def child_arguments(options: ServiceOptions, device: str, locks: Path) -> list[str]:
+    """Return what `engine_child` is started with.
+
+    Args:
+        options: Of the service: which weights, and how they are placed.
+        device: See `SyncHuman.load`.
+        locks: Folder of the files that stand for devices.
+    """
+    arguments = ["--variant", options.variant, "--device", device, "--dtype", options.dtype]
+    arguments += ["--placement", options.placement, "--locks", str(locks)]
+    return arguments + (["--stage2-device", options.stage2_device] if options.stage2_device else [])
+
+
 class Engine:
     """One process on one device. Used by one worker's thread; `status` and `about` may be read by any."""
 
-    def __init__(self, variant: str, device: str, dtype: str, locks: Path, max_seconds: float) -> None:
+    def __init__(self, device: str, max_seconds: float, arguments: Sequence[str] = ()) -> None:
         """Describe the process; `start` brings it up.
 
         Args:
-            variant: Weights, see `SyncHuman.load`.
             device: See `SyncHuman.load`.
-            dtype: See `SyncHuman.load`.
-            locks: Folder of the files that stand for devices.
-            max_seconds: Longest run; a longer one fails.
+            max_seconds: Longest run; a longer one is ended.
+            arguments: What `engine_child` is started with, see `child_arguments`.
         """
         self.device = device
         self.status = "starting"
         self.about: dict[str, Any] = {}
         self.broken: str | None = None
         self.starts = 0
-        self._arguments = ["--variant", variant, "--device", device, "--dtype", dtype, "--locks", str(locks)]
+        # While it starts: `stage` ("download", in MiB, or "weights"), `step`, `total`, `eta` in seconds.
+        self.loading: dict[str, Any] | None = None
+        self._arguments = tuple(arguments)
         self._max_seconds = max_seconds
         self._process: subprocess.Popen[str] | None = None
         self._messages: queue.SimpleQueue[dict[str, Any] | None] = queue.SimpleQueue()
@@ -98,7 +112,12 @@ class Engine:
                 if stop.is_set():
                     raise EngineBroken("The server is shutting down.") from None
                 continue
-            if message is not None and message.pop("what") == "ready":
+            what = None if message is None else message.pop("what")
+            if message is not None and what == "loading":
+                self.loading = message
+                continue
+            self.loading = None
+            if message is not None and what == "ready":
                 self.status, self.about, self.broken = "ready", message, None
                 return
             self.broken = (message or {}).get("message", f"The worker ended while starting{self._how()}.")

@@ -15,6 +15,7 @@ import queue
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,14 +44,16 @@ LOGGER = logging.getLogger(__name__)
 Tell = Callable[..., None]
 
 PREVIEWS = "previews"
+LOADING_PAUSE = 1.0  # seconds between two words on a download
 NICENESS = 2  # on a CPU that both share, the server answers first
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Load the networks, then serve commands until the input ends."""
     parser = argparse.ArgumentParser()
-    for name in ("variant", "device", "dtype"):
+    for name in ("variant", "device", "dtype", "placement"):
         parser.add_argument(f"--{name}", required=True)
+    parser.add_argument("--stage2-device")
     parser.add_argument("--locks", type=Path, required=True)
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="worker: %(name)s: %(message)s")
@@ -64,7 +67,10 @@ def main(arguments: list[str] | None = None) -> int:
     # From the start, so that a server killed meanwhile leaves nothing behind that loads networks.
     threading.Thread(target=commands.listen, name="commands", daemon=True).start()
     try:
-        pipeline, about = load_pipeline(options.variant, options.device, options.dtype)
+        places = options.placement, options.stage2_device
+        pipeline, about = load_pipeline(
+            options.variant, options.device, options.dtype, *places, report=_loading_teller(tell)
+        )
     except Exception as error:
         LOGGER.exception("the networks could not be loaded")
         tell("broken", message=f"The networks could not be loaded: {error}")
@@ -222,15 +228,35 @@ def _can_fall_back(request: JobRequest, folder: Path) -> bool:
     return wanted and (RunFolder(folder).first / "latent.npz").is_file()
 
 
-def load_pipeline(variant: str, device: str, dtype: str) -> tuple[SyncHuman, dict[str, Any]]:
+def load_pipeline(
+    variant: str,
+    device: str,
+    dtype: str,
+    placement: str = "auto",
+    stage2_device: str | None = None,
+    report: Callable[[Progress], None] = lambda event: None,
+) -> tuple[SyncHuman, dict[str, Any]]:
     """Load networks as `SyncHuman.load`, ready to run; return them with what is to be told of them."""
     from synchuman.photo import warm_up
     from synchuman.pipeline import SyncHuman
 
-    pipeline = SyncHuman.load(variant, device, dtype)
+    pipeline = SyncHuman.load(variant, device, dtype, placement, stage2_device, report)
     warm_up()
     about = {"device": str(pipeline.device), "dtype": str(pipeline.dtype).removeprefix("torch.")}
     return pipeline, {**about, "gpu": _gpu_name(pipeline.device)}
+
+
+def _loading_teller(tell: Tell) -> Callable[[Progress], None]:
+    """Return what reports how loading goes; a download reports every chunk, its readers look now and then."""
+    told = 0.0
+
+    def report(event: Progress) -> None:
+        nonlocal told
+        if event.step in (0, event.total) or time.monotonic() - told > LOADING_PAUSE:
+            told = time.monotonic()
+            tell("loading", stage=event.stage, step=event.step, total=event.total, eta=event.eta)
+
+    return report
 
 
 def _teller() -> Tell:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from errno import EDQUOT, ENOSPC
 
+from synchuman.events import DeviceMemoryError
+
 # After one of these the CUDA context of the process is lost.
 BROKEN_DEVICE = ("illegal memory access", "ECC", "device-side assert", "launch failure", "unspecified launch")
 # How torch, the system and threads say it.
@@ -16,6 +18,8 @@ def explain(error: Exception) -> tuple[str, str]:
     text = str(error)
     if any(sign in text for sign in BROKEN_DEVICE) and "CUDA" in text:
         return "device_lost", "The GPU reported an error and is being restarted. Please try again."
+    if isinstance(error, DeviceMemoryError):
+        return "out_of_memory", str(error)
     if isinstance(error, MemoryError) or any(sign in text for sign in NO_MEMORY):
         return "out_of_memory", OUT_OF_MEMORY
     if isinstance(error, OSError):

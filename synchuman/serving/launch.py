@@ -35,6 +35,8 @@ class ServeOptions:
         variant: Weights, see `SyncHuman.load`.
         device: See `SyncHuman.load`.
         dtype: See `SyncHuman.load`.
+        placement: See `SyncHuman.load`.
+        stage2_device: See `SyncHuman.load`.
         outputs: Folder for runs and uploads; None for one in the system's temporary folder.
         keep_hours: Hours after which runs and uploads are deleted.
     """
@@ -47,6 +49,8 @@ class ServeOptions:
     variant: str = "mini"
     device: str = "auto"
     dtype: str = "auto"
+    placement: str = "auto"
+    stage2_device: str | None = None
     outputs: Path | None = None
     keep_hours: float = 24.0
 
@@ -93,7 +97,9 @@ def make_page(options: ServeOptions) -> gr.Blocks:
         from synchuman.photo import warm_up
         from synchuman.pipeline import SyncHuman
 
-        pipeline = SyncHuman.load(options.variant, options.device, options.dtype)
+        pipeline = SyncHuman.load(
+            options.variant, options.device, options.dtype, options.placement, options.stage2_device
+        )
         warm_up()
         return pipeline
 

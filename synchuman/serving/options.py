@@ -60,6 +60,8 @@ class ServiceOptions:
         ray: Address of a Ray cluster that computes instead of this machine ("auto": the one at hand, else
             one on this machine alone); None without Ray.
         ray_actors: Workers in the cluster; None for one per GPU, or per machine where there is no GPU.
+        placement: See `SyncHuman.load`.
+        stage2_device: See `SyncHuman.load`; for a service of one device.
         limits: Who may do how much.
         keys: Names by API key.
         passwords: Passwords by name, for the login.
@@ -79,6 +81,8 @@ class ServiceOptions:
     dtype: str = "auto"
     ray: str | None = None
     ray_actors: int | None = None
+    placement: str = "auto"
+    stage2_device: str | None = None
     limits: Limits = field(default_factory=Limits)
     keys: dict[str, str] = field(default_factory=dict, repr=False)
     passwords: dict[str, str] = field(default_factory=dict, repr=False)

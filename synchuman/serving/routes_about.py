@@ -39,7 +39,10 @@ async def info(service: ServiceHere, identity: IdentityHere) -> Info:
         app="SyncHuman Studio",
         version=__version__,
         variant=options.variant,
-        workers=[{"status": w.engine.status, **w.engine.about} for w in service.workers],
+        workers=[
+            {"status": w.engine.status, "loading": w.engine.loading, **w.engine.about}
+            for w in service.workers
+        ],
         presets=PRESETS,
         settings=Settings.model_json_schema(),
         limits={**vars(limits)},
@@ -73,6 +76,9 @@ def _readiness(service: Service) -> Readiness:
     detail = f"{len(up)} of {len(engines)} workers are ready"
     if any(engine.broken for engine in engines):
         detail += "; one cannot be started: the server's log says why"
+    for engine in engines:
+        if engine.loading is not None:
+            detail += f"; {engine.loading['stage']} {engine.loading['step']} of {engine.loading['total']}"
     checks = {
         "worker": Check(ok=bool(up), detail=detail),
         "disk": Check(ok=free >= limits.min_free, detail=f"{free // 2**20} MiB free"),

@@ -65,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--port", type=int, default=DEFAULT_PORT, help="0 for any free one")
     add("--page", action="store_true", help="show the page, too, at /")
     add("--data", type=Path, help="folder for jobs and results (default: a private temporary one)")
-    add("--variant", default="mini", help="name of the weights, or a folder of them")
+    add("--variant", default="mini", help="mini, official, or a folder of weights")
     add("--device", default="auto", help="auto, cpu, cuda, or several with commas: one worker on each")
     add("--dtype", default="auto", help="auto, float32, bfloat16 or float16")
     add(
@@ -76,6 +76,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="compute in this Ray cluster (docs/hosting.md)",
     )
     add("--ray-actors", type=int, help="workers in the cluster (default: one per GPU)")
+    add("--placement", default="auto", help="resident, staged (networks on the device only while they work)")
+    add("--stage2-device", help="another device for Stage 2, as cuda:1; with one --device")
     add("--keys", type=Path, help=f"file of API keys, a line name:key each (or {KEYS_VARIABLE}, with commas)")
     add("--auth", nargs="+", default=[], metavar="USER:PASSWORD", help=f"logins (or {AUTH_VARIABLE})")
     add("--allow-public", action="store_true", help="let other machines in without key or password")
@@ -119,6 +121,8 @@ def read_options(chosen: argparse.Namespace) -> ServiceOptions:
         "max_kept": _times(chosen.max_kept_gb, GIB),
         "min_free": _times(chosen.min_free_gb, GIB),
     }
+    if chosen.stage2_device and "," in chosen.device:
+        raise ValueError("--stage2-device goes with one --device: with several, one worker runs on each.")
     keys = os.environ.get(KEYS_VARIABLE, "").split(",")
     if chosen.keys is not None:
         try:
@@ -133,6 +137,8 @@ def read_options(chosen: argparse.Namespace) -> ServiceOptions:
         dtype=chosen.dtype,
         ray=chosen.ray,
         ray_actors=chosen.ray_actors,
+        placement=chosen.placement,
+        stage2_device=chosen.stage2_device,
         limits=replace(Limits(), **{name: value for name, value in given.items() if value is not None}),
         keys={key: name for name, key in _pairs(keys, "API keys", MIN_KEY)},
         passwords=dict(_pairs([*logins, *chosen.auth], "Logins", 1)),

@@ -17,7 +17,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from synchuman.serving import folders
-from synchuman.serving.engine import Engine
+from synchuman.serving.engine import Engine, child_arguments
 from synchuman.serving.exporting import Exporter
 from synchuman.serving.feed import Feed, Message
 from synchuman.serving.janitor import Janitor
@@ -370,8 +370,10 @@ class Service:
     def _engines(self) -> list[Engine]:
         options, seconds = self.options, self.limits.max_run_seconds
         if options.ray is None:
-            variant, dtype, locks = options.variant, options.dtype, self.places.locks
-            return [Engine(variant, device, dtype, locks, seconds) for device in options.devices]
+            return [
+                Engine(device, seconds, child_arguments(options, device, self.places.locks))
+                for device in options.devices
+            ]
         from synchuman.serving.cluster.engine import cluster_engines
 
         model = options.variant, options.devices[0], options.dtype

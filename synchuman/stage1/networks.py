@@ -16,22 +16,17 @@ from synchuman.stage1.config import Stage1Config
 from synchuman.stage1.joint_network import JointNetwork
 from synchuman.stage1.structure_decoder import StructureDecoder
 from synchuman.weights import keymaps
-from synchuman.weights.files import (
-    CONFIG_FILE,
-    load_weights,
-    read_stages,
-    read_weights,
-    write_stage,
-    write_weights,
-)
+from synchuman.weights.checkpoint import read_tensors
+from synchuman.weights.files import CONFIG_FILE, read_stages, write_stage, write_weights
+from synchuman.weights.load import NetworkWeights, blank, fill
+from synchuman.weights.prompts import PROMPTS_FILE, PROMPTS_KEY
+from synchuman.weights.published import PublishedFolder
 
 if TYPE_CHECKING:
     from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
     from transformers import CLIPVisionModelWithProjection, Dinov2WithRegistersModel
 
 STAGE = "stage1"  # in the variant's JSON
-PROMPTS_FILE = "view_prompts.safetensors"
-PROMPTS_KEY = "view_prompts"
 NUM_PROMPTS = 7
 
 
@@ -69,7 +64,8 @@ class Networks:
     def to(self, device: torch.device | str, dtype: torch.dtype) -> Networks:
         """Move everything, in evaluation mode; returns itself."""
         for module in self.modules().values():
-            module.to(device=device, dtype=dtype).eval()
+            # Of torch, not of diffusers, which warns of what its autoencoder does not even have.
+            nn.Module.to(module, device=device, dtype=dtype).eval()
         self.view_prompts = self.view_prompts.to(device=device, dtype=dtype)
         return self
 
@@ -91,37 +87,58 @@ def build_networks(config: Stage1Config, seed: int = 0) -> Networks:
 
 
 def load_config(folder: Path) -> Stage1Config:
-    """Read a variant's sizes.
+    """Read a variant's sizes, of a folder of ours or of a published checkpoint.
 
     Raises:
         FileNotFoundError: The folder holds no variant.
         ValueError: The file does not fit this version.
     """
+    published = PublishedFolder.find(folder)
+    if published is not None:
+        from synchuman.stage1.published import read_config
+
+        return read_config(published)
     stages = read_stages(folder)
     if STAGE not in stages:
         raise ValueError(f"{CONFIG_FILE} in {folder} has no {STAGE!r}: it is not the sizes of a variant.")
     return from_dict(Stage1Config, stages[STAGE])
 
 
-def load_networks(folder: Path, config: Stage1Config) -> Networks:
-    """Load a variant's weights, strictly, on the CPU in float32.
+def blank_networks(config: Stage1Config, dtype: torch.dtype) -> Networks:
+    """Build a variant without memory for its weights, which are to have that number type."""
+    with blank():
+        return build_networks(config).to("meta", dtype)
+
+
+def load_networks(
+    folder: Path,
+    config: Stage1Config,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> Networks:
+    """Load a variant's weights, strictly, straight to a device and number type.
 
     Raises:
         FileNotFoundError: A file is missing.
         ValueError: A file does not hold the weights of its network.
     """
-    networks = build_networks(config)
+    networks = blank_networks(config, dtype)
+    published = PublishedFolder.find(folder)
     for name, module in networks.modules().items():
-        path = folder / f"{name}.safetensors"
-        state = read_weights(path)
-        load_weights(module, keymaps.dinov2(state) if name == "image_encoder" else state, path)
-    prompts = read_weights(folder / PROMPTS_FILE)[PROMPTS_KEY].float()
-    if prompts.shape != networks.view_prompts.shape:
-        raise ValueError(
-            f"{PROMPTS_FILE} must hold {tuple(networks.view_prompts.shape)}, not {prompts.shape}."
-        )
-    networks.view_prompts = prompts
+        fill(module, find_network(folder, name) if published is None else published.weights(name), device)
+    path = folder / PROMPTS_FILE if published is None else published.prompts
+    prompts = dict(read_tensors(path)).get(PROMPTS_KEY)
+    if prompts is None or prompts.shape != networks.view_prompts.shape:
+        shape = None if prompts is None else list(prompts.shape)
+        raise ValueError(f"{path} must hold prompts {list(networks.view_prompts.shape)}, not {shape}.")
+    networks.view_prompts = prompts.to(device=device, dtype=dtype)
     return networks
+
+
+def find_network(folder: Path, name: str) -> NetworkWeights:
+    """Return where a variant of ours has the weights of a network; DINOv2 is under its public names."""
+    path = folder / f"{name}.safetensors"
+    return NetworkWeights(path, keymaps.encoder_names) if name == "image_encoder" else NetworkWeights(path)
 
 
 def save_networks(networks: Networks, config: Stage1Config, folder: Path, dtype: torch.dtype) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor
 from synchuman.image_encoder import encode_photo
 from synchuman.nn.flow import schedule
 from synchuman.photo.framing import frame_sharp, on_white, to_uint8
+from synchuman.residency import Residency, sample_guarded
 from synchuman.stage1 import conditioning, sampler
 from synchuman.stage1.config import Stage1Config
 from synchuman.stage1.layout import COLOR, DOMAINS, NORMAL
@@ -61,6 +62,7 @@ class Stage1:
         config: Their sizes. The image autoencoder's own `scaling_factor` replaces the config's.
         device: Where to run.
         dtype: Of the networks; latents stay in float32 between the steps.
+        residency: Keeps networks on the device or brings them there; None keeps them.
     """
 
     def __init__(
@@ -69,36 +71,44 @@ class Stage1:
         config: Stage1Config,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
+        residency: Residency | None = None,
     ) -> None:
         scaling = float(networks.image_autoencoder.config["scaling_factor"])
         autoencoder = dataclasses.replace(config.image_autoencoder, scaling=scaling)
         self.config = dataclasses.replace(config, image_autoencoder=autoencoder)
-        self.networks = networks.to(device, dtype)
+        self.residency = residency or Residency(device)
+        self.networks = networks.to(self.residency.load_device, dtype)
+        self.residency.register(*networks.modules().values())
         self.device = torch.device(device)
         self.dtype = dtype
 
     @classmethod
     def load(
-        cls, folder: Path, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
+        cls,
+        folder: Path,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        residency: Residency | None = None,
     ) -> Stage1:
-        """Load a variant from its folder.
+        """Load a variant from its folder, straight to where the residency wants it.
 
         Raises:
             FileNotFoundError: The folder or one of its files is missing.
             ValueError: Weights and sizes do not fit together.
         """
         config = load_config(folder)
-        return cls(load_networks(folder, config), config, device, dtype)
+        residency = residency or Residency(device)
+        networks = load_networks(folder, config, residency.load_device, dtype)
+        return cls(networks, config, device, dtype, residency)
 
     def save(self, folder: Path, dtype: torch.dtype = torch.float16) -> None:
         """Write the variant so that `load` reads it."""
         save_networks(self.networks, self.config, folder, dtype)
 
-    @torch.inference_mode()
     def sample(
         self, rgba: np.ndarray, steps: int, guidance: float, seed: int, preview_every: int = 0
     ) -> Iterator[Stage1Step | Stage1Result]:
-        """Sample views and structure.
+        """Sample views and structure; from the start again, staged, where the device's memory runs out.
 
         Args:
             rgba: uint8 [h, w, 4] cut-out person, straight alpha.
@@ -113,7 +123,16 @@ class Stage1:
         Raises:
             ValueError: The image is no RGBA image, or steps or guidance are below 1.
             PhotoError: The cut-out is empty.
+            DeviceMemoryError: The device's memory is too small for one network at a time.
         """
+        return sample_guarded(
+            lambda: self._sample(rgba, steps, guidance, seed, preview_every), self.residency
+        )
+
+    @torch.inference_mode()
+    def _sample(
+        self, rgba: np.ndarray, steps: int, guidance: float, seed: int, preview_every: int
+    ) -> Iterator[Stage1Step | Stage1Result]:
         if rgba.dtype != np.uint8 or rgba.ndim != 3 or rgba.shape[2] != 4:
             raise ValueError(f"Stage 1 needs an RGBA image, uint8 [h, w, 4], not {rgba.dtype} {rgba.shape}.")
         if steps < 1 or guidance < 1:
@@ -123,23 +142,21 @@ class Stage1:
         if guidance != 1:
             inputs = sampler.guided(inputs)
         joint = self.networks.joint_network
-        conditions = joint.prepare(inputs.prompts, inputs.labels, inputs.tokens)
+        with self.residency.using(joint):
+            conditions = joint.prepare(inputs.prompts, inputs.labels, inputs.tokens)
 
-        def velocity(views: Tensor, time: Tensor, structure: Tensor) -> tuple[Tensor, Tensor]:
-            cast = views.to(self.dtype), time.to(self.device), structure.to(self.dtype), conditions
-            views_velocity, structure_velocity = joint.step(*cast)
-            return views_velocity.float(), structure_velocity.float()
+            def velocity(views: Tensor, time: Tensor, structure: Tensor) -> tuple[Tensor, Tensor]:
+                cast = views.to(self.dtype), time.to(self.device), structure.to(self.dtype), conditions
+                views_velocity, structure_velocity = joint.step(*cast)
+                return views_velocity.float(), structure_velocity.float()
 
-        for step in sampler.sample(velocity, self._noise(seed), inputs.latents, schedule(steps), guidance):
-            shown = preview_every > 0 and step.index % preview_every == 0 and step.index < steps
-            preview = self._views(step.views_estimate, canvas) if shown else None
-            yield Stage1Step(step.index, step.total, preview)
+            noise, times = self._noise(seed), schedule(steps)
+            for step in sampler.sample(velocity, noise, inputs.latents, times, guidance):
+                shown = preview_every > 0 and step.index % preview_every == 0 and step.index < steps
+                preview = self._views(step.views_estimate, canvas) if shown else None
+                yield Stage1Step(step.index, step.total, preview)
         colors, normals = self._views(step.views, canvas)
-        decoder = self.networks.structure_decoder
-        logits = (
-            None if decoder is None else decoder(step.structure.to(self.dtype))[0, 0].float().cpu().numpy()
-        )
-        yield Stage1Result(colors, normals, logits)
+        yield Stage1Result(colors, normals, self._logits(step.structure))
 
     def inputs(self, canvas: np.ndarray, face: np.ndarray, rgba: np.ndarray) -> sampler.Inputs:
         """Encode the framed photo.
@@ -156,15 +173,16 @@ class Stage1:
         labels = None
         if networks.clip is not None and self.config.clip is not None:
             pixels = conditioning.normalise_clip_input(pair, self.config.clip.image_size)
-            embeddings = networks.clip(pixel_values=self._move(pixels)).image_embeds
+            with self.residency.using(networks.clip):
+                embeddings = networks.clip(pixel_values=self._move(pixels)).image_embeds
             labels = conditioning.class_labels(embeddings)[order]
         images = torch.from_numpy(pair).to(self.device)
-        return sampler.Inputs(
-            latents=conditioning.encode_images(networks.image_autoencoder, images)[order],
-            prompts=conditioning.select_prompts(networks.view_prompts),
-            labels=labels,
-            tokens=encode_photo(networks.image_encoder, rgba),
-        )
+        with self.residency.using(networks.image_autoencoder):
+            latents = conditioning.encode_images(networks.image_autoencoder, images)[order]
+        with self.residency.using(networks.image_encoder):
+            tokens = encode_photo(networks.image_encoder, rgba)
+        prompts = self._move(conditioning.select_prompts(networks.view_prompts))
+        return sampler.Inputs(latents, prompts, labels, tokens)
 
     def _move(self, x: Tensor) -> Tensor:
         return x.to(device=self.device, dtype=self.dtype)
@@ -181,7 +199,8 @@ class Stage1:
 
     def _views(self, latents: Tensor, canvas: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Decode [10, c, h, w] to uint8 (colors, normals), the photo in front and the face pasted in."""
-        images = conditioning.decode_images(self.networks.image_autoencoder, latents).cpu().numpy()
+        with self.residency.using(self.networks.image_autoencoder):
+            images = conditioning.decode_images(self.networks.image_autoencoder, latents).cpu().numpy()
         domains = images.reshape(DOMAINS, -1, *images.shape[1:])
         colors, normals = domains[COLOR], domains[NORMAL]
         colors[FRONT] = canvas
@@ -189,6 +208,14 @@ class Stage1:
         # A bilinear resize to a third reads exactly the middle pixel of every 3 x 3.
         normals[FRONT, :third, third : 2 * third] = normals[FACE, 1::3, 1::3]
         return _round(colors), _round(normals)
+
+    def _logits(self, structure: Tensor) -> np.ndarray | None:
+        """Decode [1, c, n, n, n] to float32 [m, m, m]; None without a decoder."""
+        decoder = self.networks.structure_decoder
+        if decoder is None:
+            return None
+        with self.residency.using(decoder):
+            return decoder(structure.to(self.dtype))[0, 0].float().cpu().numpy()
 
 
 def _round(image: np.ndarray) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -13,9 +13,6 @@ from synchuman.nn.sparse_tensor import SparseTensor
 from synchuman.nn.transformer import NORM_EPS
 from synchuman.stage2.config import DecoderTrunkConfig, ViewTokensConfig
 from synchuman.stage2.view_tokens import MultiviewLayer, SeenTokens, ViewTokens, find_seen
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
 
 
 class DecoderBlock(nn.Module):
@@ -60,10 +57,9 @@ class DecoderTrunk(nn.Module):
         """Precision of all but the first layers and the last."""
         return cast(DecoderBlock, self.blocks[0]).attn.to_qkv.weight.dtype
 
-    def cast_torso(self, dtype: torch.dtype) -> Self:
-        """Change the precision of the torso, as the published model runs it on a GPU; returns itself."""
-        self.blocks.to(dtype)
-        return self
+    def torso(self) -> tuple[nn.Module, ...]:
+        """Return the parts whose precision changes, as the published model runs them on a GPU."""
+        return (self.blocks,)
 
     def run_trunk(self, slat: SparseTensor, views: ViewTokens) -> SparseTensor:
         """Transform structured latents [n, channels] (not normalised) to [n, width].

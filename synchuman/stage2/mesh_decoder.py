@@ -65,11 +65,9 @@ class MeshDecoder(DecoderTrunk):
         )
         self.out_layer = nn.Linear(widths[-1], FEATURES)
 
-    def cast_torso(self, dtype: torch.dtype) -> MeshDecoder:
-        """Change the precision of the torso; sums over voxels in norms stay in float32. Returns itself."""
-        super().cast_torso(dtype)
-        self.upsample.to(dtype)
-        return self
+    def torso(self) -> tuple[nn.Module, ...]:
+        """Return the parts whose precision changes; sums over voxels in norms stay in float32."""
+        return (*super().torso(), self.upsample)
 
     def forward(self, slat: SparseTensor, views: ViewTokens) -> SparseTensor:
         """Decode.

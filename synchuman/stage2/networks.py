@@ -10,10 +10,13 @@ from torch import nn
 
 from synchuman.configs import from_dict, to_dict
 from synchuman.stage2.config import Stage2Config
+from synchuman.stage2.decoder_trunk import DecoderTrunk
 from synchuman.stage2.gaussian_decoder import GaussianDecoder
 from synchuman.stage2.mesh_decoder import MeshDecoder
 from synchuman.stage2.slat_flow import SlatFlow
-from synchuman.weights.files import load_weights, read_stages, read_weights, write_stage, write_weights
+from synchuman.weights.files import read_stages, write_stage, write_weights
+from synchuman.weights.load import NetworkWeights, blank, fill
+from synchuman.weights.published import PublishedFolder
 
 STAGE = "stage2"  # in the variant's JSON
 
@@ -46,13 +49,23 @@ class Stage2Networks:
 
         The torsos get the dtype. The layers around them stay in float32, as the published weights run.
         """
-        for module in self.modules().values():
-            module.to(device=device, dtype=torch.float32).eval()
-        self.slat_flow.cast_torso(dtype)
-        self.mesh_decoder.cast_torso(dtype)
-        if self.gaussian_decoder is not None:
-            self.gaussian_decoder.cast_torso(dtype)
+        for module in (self.slat_flow, self.mesh_decoder, self.gaussian_decoder):
+            if module is not None:
+                cast_torso(module, dtype).to(device).eval()
         return self
+
+
+def cast_torso(module: SlatFlow | DecoderTrunk, dtype: torch.dtype) -> SlatFlow | DecoderTrunk:
+    """Give the torso a number type and the layers around it float32; returns the network.
+
+    What has its type already is not copied.
+    """
+    torso = module.torso()
+    for part in module.children():
+        part.to(dtype if part in torso else torch.float32)
+    for name, buffer in list(module.named_buffers(recurse=False)):
+        setattr(module, name, buffer.float())
+    return module
 
 
 def build_stage2(config: Stage2Config, seed: int = 0) -> Stage2Networks:
@@ -68,27 +81,44 @@ def build_stage2(config: Stage2Config, seed: int = 0) -> Stage2Networks:
 
 
 def load_stage2_config(folder: Path) -> Stage2Config | None:
-    """Read a variant's sizes; None when it has no Stage 2.
+    """Read a variant's sizes, of a folder of ours or of a published checkpoint; None without Stage 2.
 
     Raises:
         FileNotFoundError: The folder holds no variant.
         ValueError: The file does not fit this version.
     """
+    published = PublishedFolder.find(folder)
+    if published is not None:
+        from synchuman.stage2.published import read_config
+
+        return read_config(published)
     sizes = read_stages(folder).get(STAGE)
     return None if sizes is None else from_dict(Stage2Config, sizes)
 
 
-def load_stage2(folder: Path, config: Stage2Config) -> Stage2Networks:
-    """Load a variant's weights, strictly, on the CPU in float32.
+def blank_stage2(config: Stage2Config, dtype: torch.dtype) -> Stage2Networks:
+    """Build a variant without memory for its weights; the torsos are to have that number type."""
+    with blank():
+        return build_stage2(config).to("meta", dtype)
+
+
+def load_stage2(
+    folder: Path,
+    config: Stage2Config,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+) -> Stage2Networks:
+    """Load a variant's weights, strictly, straight to a device and number type.
 
     Raises:
         FileNotFoundError: A file is missing.
         ValueError: A file does not hold the weights of its network.
     """
-    networks = build_stage2(config)
+    networks = blank_stage2(config, dtype)
+    published = PublishedFolder.find(folder)
     for name, module in networks.modules().items():
-        path = folder / f"{name}.safetensors"
-        load_weights(module, read_weights(path), path)
+        own = NetworkWeights(folder / f"{name}.safetensors")
+        fill(module, own if published is None else published.weights(name), device)
     return networks
 
 

@@ -73,11 +73,9 @@ class SlatFlow(nn.Module):
         """Precision of all but the first and last layer and the time's embedding."""
         return cast(SparseResBlock, self.input_blocks[0]).conv1.weight.dtype
 
-    def cast_torso(self, dtype: torch.dtype) -> SlatFlow:
-        """Change the precision of the torso, as the published model runs it on a GPU; returns itself."""
-        for part in (self.input_blocks, self.blocks, self.out_blocks):
-            part.to(dtype)
-        return self
+    def torso(self) -> tuple[nn.Module, ...]:
+        """Return the parts whose precision changes, as the published model runs them on a GPU."""
+        return self.input_blocks, self.blocks, self.out_blocks
 
     def project(self, condition: Tensor) -> tuple[KeyValue, ...]:
         """Project condition tokens [batch, tokens, condition width] once for all steps."""

@@ -13,6 +13,7 @@ import torch
 
 from synchuman.image_encoder import encode_photo
 from synchuman.nn.sparse_tensor import SparseTensor, Voxels
+from synchuman.residency import Residency, sample_guarded
 from synchuman.stage2.conditioning import view_tokens
 from synchuman.stage2.config import Stage2Config
 from synchuman.stage2.gaussian_decoder import Gaussians
@@ -60,6 +61,7 @@ class Stage2:
         image_encoder: Stage 1's; it stays as it is.
         device: Where to run; where the image encoder is.
         dtype: Of the torsos; latents stay in float32 between the steps.
+        residency: Keeps networks on the device or brings them there; None keeps them.
 
     Raises:
         ValueError: The image encoder has another width than the networks were built for.
@@ -72,6 +74,7 @@ class Stage2:
         image_encoder: Dinov2WithRegistersModel,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
+        residency: Residency | None = None,
     ) -> None:
         width = image_encoder.config.hidden_size
         for name, wanted in (("flow", config.flow.condition_width), ("views", config.views.encoder_width)):
@@ -80,7 +83,9 @@ class Stage2:
                     f"Stage 2's {name} was built for an image encoder of width {wanted}, but Stage 1's is "
                     f"{width} wide: both stages of a variant must come from one training."
                 )
-        self.networks = networks.to(device, dtype)
+        self.residency = residency or Residency(device)
+        self.networks = networks.to(self.residency.load_device, dtype)
+        self.residency.register(*networks.modules().values(), image_encoder)
         self.config = config
         self.image_encoder = image_encoder
         self.device = torch.device(device)
@@ -92,8 +97,9 @@ class Stage2:
         image_encoder: Dinov2WithRegistersModel,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
+        residency: Residency | None = None,
     ) -> Stage2 | None:
-        """Load a variant from its folder; None when it has no Stage 2.
+        """Load a variant from its folder, straight to where it is wanted; None when it has no Stage 2.
 
         Raises:
             FileNotFoundError: The folder or one of its files is missing.
@@ -102,13 +108,14 @@ class Stage2:
         config = load_stage2_config(folder)
         if config is None:
             return None
-        return cls(load_stage2(folder, config), config, image_encoder, device, dtype)
+        residency = residency or Residency(device)
+        networks = load_stage2(folder, config, residency.load_device, dtype)
+        return cls(networks, config, image_encoder, device, dtype, residency)
 
     def save(self, folder: Path, dtype: torch.dtype = torch.float16) -> None:
         """Write Stage 2 into the variant's folder so that `load` reads it."""
         save_stage2(self.networks, self.config, folder, dtype)
 
-    @torch.inference_mode()
     def sample(
         self,
         colors: np.ndarray,
@@ -120,6 +127,8 @@ class Stage2:
         seed: int,
     ) -> Iterator[Stage2Step | Stage2Result]:
         """Sample structured latents at the occupied voxels and decode them.
+
+        Where the device's memory runs out, it starts again, staged.
 
         Args:
             colors: [5, s, s, 3] uint8 stored views.
@@ -136,19 +145,40 @@ class Stage2:
         Raises:
             ValueError: Views, voxels, steps or guidance are unusable; the message says what to do.
             PhotoError: The cut-out is empty.
+            DeviceMemoryError: The device's memory is too small for one network at a time.
         """
+        arguments = colors, normals, rgba, occupied, steps, guidance, seed
+        return sample_guarded(lambda: self._sample(*arguments), self.residency)
+
+    @torch.inference_mode()
+    def _sample(
+        self,
+        colors: np.ndarray,
+        normals: np.ndarray,
+        rgba: np.ndarray,
+        occupied: np.ndarray,
+        steps: int,
+        guidance: float,
+        seed: int,
+    ) -> Iterator[Stage2Step | Stage2Result]:
         if steps < 1 or guidance < 1:
             raise ValueError(f"Steps and guidance must be at least 1, not {steps} and {guidance}.")
         voxels = self._voxels(occupied)
-        condition = encode_photo(self.image_encoder, rgba)
-        views = view_tokens(colors, normals, self.config.views, self.image_encoder)
+        using, networks = self.residency.using, self.networks
+        with using(self.image_encoder):
+            condition = encode_photo(self.image_encoder, rgba)
+            views = view_tokens(colors, normals, self.config.views, self.image_encoder)
         settings = dataclasses.replace(self.config.sampler, steps=steps, guidance=guidance)
-        for step in sample_slat(self.networks.slat_flow, voxels, condition, settings, seed):
-            yield Stage2Step(step.step, step.total)
+        with using(networks.slat_flow):
+            for step in sample_slat(networks.slat_flow, voxels, condition, settings, seed):
+                yield Stage2Step(step.step, step.total)
         slat = SparseTensor(denormalise(step.state, self.config.normalisation), voxels)
-        fine = self.networks.mesh_decoder(slat, views)
-        decoder = self.networks.gaussian_decoder
-        gaussians = None if decoder is None else decoder(slat, views)
+        with using(networks.mesh_decoder):
+            fine = networks.mesh_decoder(slat, views)
+        gaussians = None
+        if networks.gaussian_decoder is not None:
+            with using(networks.gaussian_decoder):
+                gaussians = networks.gaussian_decoder(slat, views)
         yield Stage2Result(fine.voxels.coords, fine.feats, self.config.mesh_decoder.resolution, gaussians)
 
     def _voxels(self, occupied: np.ndarray) -> Voxels:

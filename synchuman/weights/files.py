@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 CONFIG_FILE = "variant.json"
@@ -35,29 +35,6 @@ def write_stage(folder: Path, stage: str, sizes: dict[str, Any]) -> None:
     partial = path.with_suffix(".partial")
     partial.write_text(json.dumps({**stages, stage: sizes}, indent=2) + "\n")
     partial.replace(path)
-
-
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """Read a state dict.
-
-    Raises:
-        FileNotFoundError: The file is missing.
-    """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing; the variant's folder is incomplete.")
-    return load_file(path)
-
-
-def load_weights(module: torch.nn.Module, state: Mapping[str, Tensor], path: Path) -> None:
-    """Load a state dict strictly: nothing missing, nothing left over, every shape right.
-
-    Raises:
-        ValueError: It does not fit; the message names the file.
-    """
-    try:
-        module.load_state_dict(state, strict=True)
-    except RuntimeError as error:
-        raise ValueError(f"{path} does not fit {CONFIG_FILE}: {error}") from error
 
 
 def write_weights(state: Mapping[str, Tensor], path: Path, dtype: torch.dtype) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -41,6 +41,25 @@ JOINT_NETWORK: Renames = (
 
 STRUCTURE_DECODER: Renames = ()
 
+# Names of the autoencoder's attention before diffusers 0.15, which some copies still have.
+AUTOENCODER: Renames = (
+    (r"(\.attentions\.0)\.query\.", r"\1.to_q."),
+    (r"(\.attentions\.0)\.key\.", r"\1.to_k."),
+    (r"(\.attentions\.0)\.value\.", r"\1.to_v."),
+    (r"(\.attentions\.0)\.proj_attn\.", r"\1.to_out.0."),
+)
+
+# DINOv2 on the hub, and the names of transformers since 5.0.
+DINOV2_HUB: Renames = (
+    (r"\.attention\.attention\.(query|key|value)\.", r".attention.\1_proj."),
+    (r"\.query_proj\.", ".q_proj."),
+    (r"\.key_proj\.", ".k_proj."),
+    (r"\.value_proj\.", ".v_proj."),
+    (r"\.attention\.output\.dense\.", ".attention.o_proj."),
+)
+# A buffer that older versions of transformers saved: it numbers the positions.
+CLIP_COUNTER = "position_ids"
+
 # Public DINOv2 names and those of transformers' Dinov2WithRegistersModel, starts and parts of names in pairs;
 # besides, the fused attention projection is cut apart.
 DINOV2: tuple[tuple[str, str], ...] = (
@@ -68,6 +87,26 @@ def rename(name: str, renames: Renames) -> str:
     return name
 
 
+def renamed(renames: Renames) -> Callable[[str], tuple[str, ...]]:
+    """Return the function from published names to ours that a table describes."""
+    return lambda name: (rename(name, renames),)
+
+
+def clip_names(name: str) -> tuple[str, ...]:
+    """Return the name of a weight of CLIP's image encoder, none for what is no weight."""
+    return () if name.endswith(CLIP_COUNTER) else (name,)
+
+
+def encoder_names(name: str) -> tuple[str, ...]:
+    """Return the names of a weight of DINOv2 with registers, from its public names or those on the hub."""
+    if name.startswith(("embeddings.", "encoder.", "layernorm.")):
+        return (rename(name, DINOV2_HUB),)
+    name = _swap(name, DINOV2, DINOV2_BLOCK)
+    if DINOV2_FUSED in name:
+        return tuple(name.replace(DINOV2_FUSED, part) for part in DINOV2_PARTS)
+    return (name,)
+
+
 def rename_all(state: Mapping[str, Tensor], renames: Renames) -> dict[str, Tensor]:
     """Return a state dict under our names.
 
@@ -84,12 +123,9 @@ def dinov2(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Turn a state dict of public DINOv2 with registers into transformers' Dinov2WithRegistersModel's."""
     result: dict[str, Tensor] = {}
     for name, tensor in state.items():
-        name = _swap(name, DINOV2, DINOV2_BLOCK)
-        if DINOV2_FUSED in name:
-            for part, piece in zip(DINOV2_PARTS, torch.chunk(tensor, 3), strict=True):
-                result[name.replace(DINOV2_FUSED, part)] = piece.clone()
-        else:
-            result[name] = tensor
+        names = encoder_names(name)
+        pieces = torch.chunk(tensor, len(names)) if len(names) > 1 else (tensor,)
+        result.update((ours, piece.clone()) for ours, piece in zip(names, pieces, strict=True))
     return result
 
 

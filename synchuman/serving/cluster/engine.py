@@ -42,7 +42,7 @@ class RayEngine(Engine):
             max_seconds: Longest run; a longer one fails.
             load: See `PipelineActor`.
         """
-        super().__init__(model[0], f"ray-{number}", model[2], Path(), max_seconds)
+        super().__init__(f"ray-{number}", max_seconds)
         self._resources = resources
         self._arguments_of_actor = (load, *model)
         self._actor: Any = None
