@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 from synchuman.image_encoder import encode_photo
+from synchuman.nn.arrange import arrange
+from synchuman.nn.cuda_graph import GraphedFunction
 from synchuman.nn.flow import schedule
 from synchuman.photo.framing import frame_sharp, on_white, to_uint8
 from synchuman.stage1 import conditioning, sampler
@@ -123,17 +125,20 @@ class Stage1:
         if guidance != 1:
             inputs = sampler.guided(inputs)
         joint = self.networks.joint_network
+        arrange(joint)
         conditions = joint.prepare(inputs.prompts, inputs.labels, inputs.tokens)
 
         def velocity(views: Tensor, time: Tensor, structure: Tensor) -> tuple[Tensor, Tensor]:
-            cast = views.to(self.dtype), time.to(self.device), structure.to(self.dtype), conditions
+            cast = views.to(self.dtype), time, structure.to(self.dtype), conditions
             views_velocity, structure_velocity = joint.step(*cast)
             return views_velocity.float(), structure_velocity.float()
 
-        for step in sampler.sample(velocity, self._noise(seed), inputs.latents, schedule(steps), guidance):
+        network = GraphedFunction(velocity)
+        for step in sampler.sample(network, self._noise(seed), inputs.latents, schedule(steps), guidance):
             shown = preview_every > 0 and step.index % preview_every == 0 and step.index < steps
             preview = self._views(step.views_estimate, canvas) if shown else None
             yield Stage1Step(step.index, step.total, preview)
+        network.release()
         colors, normals = self._views(step.views, canvas)
         decoder = self.networks.structure_decoder
         logits = (
