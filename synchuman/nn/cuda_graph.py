@@ -21,15 +21,11 @@ class GraphedFunction:
         function: From tensors to a tuple of tensors; always called with the same shapes and types.
         pool: Memory that recordings share which are never replayed at the same time, from `shared_pool`; their
             results may overwrite each other, so use each before the next call.
-        enabled: False calls the function as it is every time.
     """
 
-    def __init__(
-        self, function: TensorFunction, pool: tuple[int, int] | None = None, enabled: bool = True
-    ) -> None:
+    def __init__(self, function: TensorFunction, pool: tuple[int, int] | None = None) -> None:
         self._function = function
         self._pool = pool
-        self._enabled = enabled
         self._ran = False
         self._graph: torch.cuda.CUDAGraph | None = None
         self._inputs: tuple[Tensor, ...] = ()
@@ -37,7 +33,7 @@ class GraphedFunction:
 
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """Return the function's results; the next call overwrites them."""
-        if not self._enabled or not inputs[0].is_cuda or not self._ran:
+        if not inputs[0].is_cuda or not self._ran:
             self._ran = True
             return self._function(*inputs)
         if self._graph is None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from synchuman.image_encoder import encode_photo
 from synchuman.nn.arrange import arrange
@@ -25,6 +26,10 @@ from synchuman.views import FACE, FRONT, NUM_BODY_VIEWS
 __all__ = ["Networks", "Stage1", "Stage1Result", "Stage1Step", "build_networks"]
 
 
+# Rows of the latents that a preview is decoded from, at most about twice as many.
+PREVIEW_LATENTS = 48
+
+
 @dataclass(frozen=True)
 class Stage1Step:
     """A sampling step is done.
@@ -32,7 +37,8 @@ class Stage1Step:
     Attributes:
         step: Steps done, from 1.
         total: Steps in all.
-        preview: (colors, normals), uint8 [5, s, s, 3], where this step points; None between previews.
+        preview: (colors, normals), uint8 [5, s, s, 3], where this step points, of `image_size` or
+            smaller; None between previews.
     """
 
     step: int
@@ -124,19 +130,10 @@ class Stage1:
         inputs = self.inputs(canvas, face, rgba)
         if guidance != 1:
             inputs = sampler.guided(inputs)
-        joint = self.networks.joint_network
-        arrange(joint)
-        conditions = joint.prepare(inputs.prompts, inputs.labels, inputs.tokens)
-
-        def velocity(views: Tensor, time: Tensor, structure: Tensor) -> tuple[Tensor, Tensor]:
-            cast = views.to(self.dtype), time, structure.to(self.dtype), conditions
-            views_velocity, structure_velocity = joint.step(*cast)
-            return views_velocity.float(), structure_velocity.float()
-
-        network = GraphedFunction(velocity)
+        network = GraphedFunction(self.bind(inputs))
         for step in sampler.sample(network, self._noise(seed), inputs.latents, schedule(steps), guidance):
             shown = preview_every > 0 and step.index % preview_every == 0 and step.index < steps
-            preview = self._views(step.views_estimate, canvas) if shown else None
+            preview = self._preview(step.views_estimate, canvas) if shown else None
             yield Stage1Step(step.index, step.total, preview)
         network.release()
         colors, normals = self._views(step.views, canvas)
@@ -171,6 +168,19 @@ class Stage1:
             tokens=encode_photo(networks.image_encoder, rgba),
         )
 
+    def bind(self, inputs: sampler.Inputs) -> sampler.Velocity:
+        """Return the joint network under fixed conditions, projected once for all steps."""
+        joint = self.networks.joint_network
+        arrange(joint)
+        conditions = joint.prepare(inputs.prompts, inputs.labels, inputs.tokens)
+
+        def velocity(views: Tensor, time: Tensor, structure: Tensor) -> tuple[Tensor, Tensor]:
+            cast = views.to(self.dtype), time, structure.to(self.dtype), conditions
+            views_velocity, structure_velocity = joint.step(*cast)
+            return views_velocity.float(), structure_velocity.float()
+
+        return velocity
+
     def _move(self, x: Tensor) -> Tensor:
         return x.to(device=self.device, dtype=self.dtype)
 
@@ -184,13 +194,20 @@ class Stage1:
         )
         return sampler.Noise(noise.views.to(self.device), noise.structure.to(self.device))
 
+    def _preview(self, latents: Tensor, canvas: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """As `_views`, smaller: what is looked at for a moment shall not cost as much as a step."""
+        factor = max(latents.shape[-1] // PREVIEW_LATENTS, 1)
+        side = len(canvas) // factor
+        small = canvas.reshape(side, factor, side, factor, 3).mean(axis=(1, 3), dtype=np.float32)
+        return self._views(F.avg_pool2d(latents, factor), small)
+
     def _views(self, latents: Tensor, canvas: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Decode [10, c, h, w] to uint8 (colors, normals), the photo in front and the face pasted in."""
         images = conditioning.decode_images(self.networks.image_autoencoder, latents).cpu().numpy()
         domains = images.reshape(DOMAINS, -1, *images.shape[1:])
         colors, normals = domains[COLOR], domains[NORMAL]
         colors[FRONT] = canvas
-        third = self.config.image_size // 3
+        third = len(canvas) // 3
         # A bilinear resize to a third reads exactly the middle pixel of every 3 x 3.
         normals[FRONT, :third, third : 2 * third] = normals[FACE, 1::3, 1::3]
         return _round(colors), _round(normals)
