@@ -87,6 +87,11 @@ class Bench:
         """A Stage 1 step."""
         yield from speed.stage1_step(self.stages()[0], self.size)
 
+    def equality(self) -> Iterator[tuple[str, Row]]:
+        """What runs against the plain operations it stands for."""
+        stage1, stage2 = self.stages()
+        yield from speed.equality(stage1, stage2, self.size)
+
     def stage1(self) -> Iterator[tuple[str, Row]]:
         """Stage 1 and its parts."""
         yield from speed.stage1_parts(self.stages()[0], self.size)
@@ -103,7 +108,7 @@ class Bench:
         """Attention backends by shape."""
         yield from speed.attention(self.device, self.dtype, self.size.repeats)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def profile(self) -> Iterator[tuple[str, Row]]:
         """Where a step of each stage goes."""
         stage1, stage2 = self.stages()
@@ -131,14 +136,14 @@ class Bench:
         else:
             print("\n".join(text))
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def goldens(self) -> Iterator[tuple[str, Row]]:
         """Networks in float32 against the reference."""
         yield from self._goldens(parity.CASES)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def full_golden(self) -> Iterator[tuple[str, Row]]:
-        """The joint network at its published width in float32 against the reference; 16 GiB of host memory."""
+        """The joint network at its published width in float32 against the reference; 16 GiB on the host."""
         yield from self._goldens(parity.FULL_CASES)
 
     def _goldens(self, cases: dict[str, Any]) -> Iterator[tuple[str, Row]]:
@@ -148,7 +153,7 @@ class Bench:
                 yield name, {"largest error": error, "tolerance": tolerance, "passed": error <= tolerance}
             free(self.device)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def precision(self) -> Iterator[tuple[str, Row]]:
         """Half precision against float32 with the same weights."""
         self._stages = None
@@ -197,7 +202,8 @@ def show(value: float | bool) -> str:
 
 
 PARTS = (
-    "whole", "step", "stage1", "stage2", "surface", "attention", "profile", "goldens", "precision", "full_golden"
+    "whole", "step", "equality", "stage1", "stage2", "surface", "attention", "profile", "goldens",
+    "precision", "full_golden",
 )  # fmt: skip
 
 
@@ -216,7 +222,9 @@ def main() -> None:
     if arguments.out is not None:
         arguments.out.mkdir(parents=True, exist_ok=True)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
-    bench = Bench(arguments.size, torch.device(arguments.device), getattr(torch, arguments.dtype), arguments.out)
+    bench = Bench(
+        arguments.size, torch.device(arguments.device), getattr(torch, arguments.dtype), arguments.out
+    )
     for what, figures in TARGETS.items():
         print(f"reference: {what}: {figures}")
     bench.run(parts)

@@ -40,56 +40,56 @@ Errors = dict[str, float]
 WHOLE = ("unet_thin", "unet_full")  # goldens of the whole joint network
 
 
-def multiview(device: torch.device, name: str, batch: int, rows: int) -> Errors:
+def _multiview(device: torch.device, name: str, batch: int, rows: int) -> Errors:
     golden = Golden(f"mv_transformer_{name}")
     network = MultiviewTransformer(32, heads=4, prompt_width=24, norm_groups=32)
     prefix = "down_blocks.0.attentions.0."
     fill(network, published_names(prefix, prefix), golden.meta["weights_check"])
-    place(network, device)
+    _place(network, device)
     maps = golden.input("hidden_states", batch, 32, rows, rows).to(device)
     prompts = golden.input("encoder_hidden_states", batch, 7, 24).to(device)
-    return errors(golden, {"out.hidden_states": network(maps, network.project(prompts))})
+    return _errors(golden, {"out.hidden_states": network(maps, network.project(prompts))})
 
 
-def sync(device: torch.device, to_structure: bool) -> Errors:
+def _sync(device: torch.device, to_structure: bool) -> Errors:
     golden = Golden("sync_2d_to_3d" if to_structure else "sync_3d_to_2d")
     kind, published = (SyncToStructure, "SS") if to_structure else (SyncToViews, "MV")
     network = kind(64, 32, grid=16, heads=2, head_width=16, norm_groups=32, kernel=3, mlp_ratio=4)
     ours = "to_structure.0." if to_structure else "to_views.0."
     names = published_names(f"dual_CrossAttblocks_{published}.0.", ours)
     fill(network, names, golden.meta["weights_check"])
-    place(network, device)
+    _place(network, device)
     name, side = ("MV", 24) if to_structure else ("MV", 12)
     out = network(
         golden.input(name, 20, 64, side, side).to(device), golden.input("structure", 2, 4096, 32).to(device)
     )
-    return errors(golden, {"out": out})
+    return _errors(golden, {"out": out})
 
 
-def structure_block(device: torch.device) -> Errors:
+def _structure_block(device: torch.device) -> Errors:
     golden = Golden("structure_block")
     block = ModulatedBlock(64, 48, heads=4)
     fill(block, published_names("blocks.0.", "structure.blocks.0."), golden.meta["weights_check"])
-    place(block, device)
+    _place(block, device)
     x, time, context = (golden.tensors[key].to(device) for key in ("in.x", "out.t_emb", "in.context"))
-    return errors(golden, {"out.x": block(x, time, block.project(context))})
+    return _errors(golden, {"out.x": block(x, time, block.project(context))})
 
 
-def structure_decoder(device: torch.device) -> Errors:
+def _structure_decoder(device: torch.device) -> Errors:
     golden = Golden("structure_decoder")
     network = StructureDecoder(StructureDecoderConfig(channels=(24, 16, 8)))
     fill(network, published_names("", "", "structure_decoder"), golden.meta["weights_check"])
-    place(network, device)
-    return errors(golden, {"out.logits": network(golden.input("x", 1, 8, 16, 16, 16).to(device))})
+    _place(network, device)
+    return _errors(golden, {"out.logits": network(golden.input("x", 1, 8, 16, 16, 16).to(device))})
 
 
-def joint(device: torch.device, name: str) -> Errors:
+def _joint(device: torch.device, name: str) -> Errors:
     from test_stage1_joint_golden import build, record
 
     golden = Golden(name)
     shapes = golden.meta["inputs"]
     network = build(golden)
-    place(network, device)
+    _place(network, device)
     taps = record(network)
     sample, prompts, labels, tokens, structure = (
         golden.input(key, *shapes[key]).to(device)
@@ -97,10 +97,10 @@ def joint(device: torch.device, name: str) -> Errors:
     )
     time = torch.tensor(golden.meta["timestep"], device=device)
     views, volume = network(sample, time, prompts, labels, structure, tokens)
-    return errors(golden, {"out.sample": views, "out.trellis": volume, **taps})
+    return _errors(golden, {"out.sample": views, "out.trellis": volume, **taps})
 
 
-def image_encoder(device: torch.device) -> Errors:
+def _image_encoder(device: torch.device) -> Errors:
     from synchuman.weights import keymaps
 
     golden = Golden("dino_tiny")
@@ -110,26 +110,26 @@ def image_encoder(device: torch.device) -> Errors:
     )
     state = {name: published_weight(name, shape) for name, shape in golden.meta["keys"].items()}
     model.load_state_dict(keymaps.dinov2(state), strict=True)
-    place(model, device)
+    _place(model, device)
     native, larger = (golden.tensors[f"in.{name}"].to(device) for name in ("native", "larger"))
     layers = model(larger, output_hidden_states=True).hidden_states
     picked = [model.layernorm(layers[layer + 1])[:, 1 + 4 :] for layer in golden.meta["layers"]]
     found = {"out.native.cond": encode_tokens(model, native), "out.larger.layers": torch.cat(picked, dim=-1)}
-    return errors(golden, found)
+    return _errors(golden, found)
 
 
-def flow(device: torch.device, name: str) -> Errors:
+def _flow(device: torch.device, name: str) -> Errors:
     golden = Golden2(name)
     network = SlatFlow(SlatFlowConfig(width=64, condition_width=48, heads=4, blocks=3, io_widths=(32,)))
     fill2(network, "slat_flow", golden.meta["weights_check"])
-    place(network, device)
+    _place(network, device)
     time, condition = (golden.tensors[f"in.{key}"].to(device) for key in ("t", "cond"))
-    return errors(
-        golden, {"out.feats": network(latents(golden, device), time, network.project(condition)).feats}
+    return _errors(
+        golden, {"out.feats": network(_latents(golden, device), time, network.project(condition)).feats}
     )
 
 
-def decoder(device: torch.device, mesh: bool) -> Errors:
+def _decoder(device: torch.device, mesh: bool) -> Errors:
     golden = Golden2("decoder_mesh" if mesh else "decoder_gs")
     network: MeshDecoder | GaussianDecoder
     if mesh:
@@ -139,46 +139,48 @@ def decoder(device: torch.device, mesh: bool) -> Errors:
         trunk = DecoderTrunkConfig(width=64, heads=4, blocks=3)
         network = GaussianDecoder(GaussianDecoderConfig(trunk), ViewTokensConfig())
     fill2(network, "slat_decoder_mesh" if mesh else "slat_decoder_gs", golden.meta["weights_check"])
-    place(network, device)
+    _place(network, device)
     shape = (1, 4, 64, 64, 4096)
-    views = ViewTokens(golden.input("mv_color", *shape).to(device), golden.input("mv_normal", *shape).to(device))
-    slat = latents(golden, device)
+    views = ViewTokens(
+        golden.input("mv_color", *shape).to(device), golden.input("mv_normal", *shape).to(device)
+    )
+    slat = _latents(golden, device)
     if isinstance(network, MeshDecoder):
-        return errors(golden, {"out.feats": network(slat, views).feats})
-    return errors(golden, {"out.out_layer": network.decode(slat, views)})
+        return _errors(golden, {"out.feats": network(slat, views).feats})
+    return _errors(golden, {"out.out_layer": network.decode(slat, views)})
 
 
-def latents(golden: Golden2, device: torch.device) -> SparseTensor:
+def _latents(golden: Golden2, device: torch.device) -> SparseTensor:
     return SparseTensor(
         golden.tensors["in.feats"].to(device), Voxels.of(golden.tensors["in.coords"].int().to(device))
     )
 
 
-def place(network: nn.Module, device: torch.device) -> None:
+def _place(network: nn.Module, device: torch.device) -> None:
     arrange(network.to(device).eval())
 
 
-def errors(golden: Golden, found: dict[str, Tensor]) -> Errors:
+def _errors(golden: Golden, found: dict[str, Tensor]) -> Errors:
     """Largest difference over the reference tensor's largest magnitude, by key."""
     return {key: golden.error(key, value.cpu()) for key, value in found.items() if key in golden.tensors}
 
 
 CASES: dict[str, tuple[float, Callable[[torch.device], Errors]]] = {
-    "multiview transformer, 12 rows": (1e-5, lambda on: multiview(on, "a", 20, 12)),
-    "multiview transformer, 24 rows": (1e-5, lambda on: multiview(on, "b", 10, 24)),
-    "sync 2D to 3D": (1e-5, lambda on: sync(on, True)),
-    "sync 3D to 2D": (1e-5, lambda on: sync(on, False)),
-    "structure block": (1e-5, structure_block),
-    "structure decoder": (1e-5, structure_decoder),
-    "joint network, thin": (5e-5, lambda on: joint(on, "unet_thin")),
-    "image encoder": (1e-5, image_encoder),
-    "slat flow": (1e-5, lambda on: flow(on, "slat_flow")),
-    "slat flow, two samples": (1e-5, lambda on: flow(on, "slat_flow_batch2")),
-    "mesh decoder": (1e-5, lambda on: decoder(on, True)),
-    "gaussian decoder": (1e-5, lambda on: decoder(on, False)),
+    "multiview transformer, 12 rows": (1e-5, lambda on: _multiview(on, "a", 20, 12)),
+    "multiview transformer, 24 rows": (1e-5, lambda on: _multiview(on, "b", 10, 24)),
+    "sync 2D to 3D": (1e-5, lambda on: _sync(on, True)),
+    "sync 3D to 2D": (1e-5, lambda on: _sync(on, False)),
+    "structure block": (1e-5, _structure_block),
+    "structure decoder": (1e-5, _structure_decoder),
+    "joint network, thin": (5e-5, lambda on: _joint(on, "unet_thin")),
+    "image encoder": (1e-5, _image_encoder),
+    "slat flow": (1e-5, lambda on: _flow(on, "slat_flow")),
+    "slat flow, two samples": (1e-5, lambda on: _flow(on, "slat_flow_batch2")),
+    "mesh decoder": (1e-5, lambda on: _decoder(on, True)),
+    "gaussian decoder": (1e-5, lambda on: _decoder(on, False)),
 }
 FULL_CASES: dict[str, tuple[float, Callable[[torch.device], Errors]]] = {
-    "joint network, published width": (1e-4, lambda on: joint(on, "unet_full"))
+    "joint network, published width": (1e-4, lambda on: _joint(on, "unet_full"))
 }
 
 
@@ -192,7 +194,11 @@ Case = tuple[nn.Module, Callable[[Any, Callable[[Tensor], Tensor]], Tensor]]
 
 
 def precision_cases(
-    first: Networks, config1: Stage1Config, second: Stage2Networks, config2: Stage2Config, device: torch.device
+    first: Networks,
+    config1: Stage1Config,
+    second: Stage2Networks,
+    config2: Stage2Config,
+    device: torch.device,
 ) -> dict[str, Case]:
     """Networks in float32, each with a call of it; `cast` brings floating inputs to the network's type."""
     joint_config, tokens = config1.joint_network, 37 * 37 + 5
@@ -215,7 +221,9 @@ def precision_cases(
         return torch.cat([views.float().flatten(), structure.float().flatten()])
 
     pixels = draw(1, 3, config1.image_size, config1.image_size, device=device, seed=5).clamp(-1, 1)
-    encoder_pixels = draw(1, 3, config1.image_encoder.image_size, config1.image_encoder.image_size, device=device)
+    encoder_pixels = draw(
+        1, 3, config1.image_encoder.image_size, config1.image_encoder.image_size, device=device
+    )
     image = draw(1, 4, latent, latent, device=device, seed=6)
     occupied = voxels(7_723, device)
     slat = draw(len(occupied), config2.flow.channels, device=device, seed=7)

@@ -1,4 +1,4 @@
-"""Times of the published sizes: a Stage 1 step in several ways, both stages, decoders, surface, a whole run."""
+"""Times of the published sizes: a Stage 1 step in several ways, both stages, decoders, surface, all."""
 
 from __future__ import annotations
 
@@ -112,6 +112,9 @@ class StepBench:
     def unarranged(self) -> Callable[..., Any]:
         """The network with its weights as they were loaded."""
         joint, dtype = self.stage1.networks.joint_network, self.stage1.dtype
+        with torch.inference_mode(False), torch.no_grad():
+            for weight in joint.parameters():
+                weight.data = weight.data.clone(memory_format=torch.contiguous_format)
         conditions = joint.prepare(self.inputs.prompts, self.inputs.labels, self.inputs.tokens)
         return lambda x, t, s: joint.step(x.to(dtype), t, s.to(dtype), conditions)
 
@@ -145,6 +148,57 @@ def stage1_step(stage1: Stage1, size: Size) -> Iterator[tuple[str, Row]]:
                 graph = GraphedFunction(velocity)
                 yield f"the graph with {backend.name.lower()}", {"ms": bench.time_of(graph)}
                 graph.release()
+
+
+@torch.inference_mode()
+def equality(stage1: Stage1, stage2: Stage2, size: Size) -> Iterator[tuple[str, Row]]:
+    """Relative L2 differences on inputs that change: layout, kernels, then graphs, which must be equal."""
+    bench = StepBench(stage1, size)
+    turns = [
+        (bench.sample * (1 - 0.2 * turn), bench.time - 250 * turn, bench.structure.roll(turn, 2))
+        for turn in range(3)
+    ]
+    with fused.plain_torch():
+        plain = bench.unarranged()
+        expected = [join(plain(*turn)) for turn in turns]
+    velocity = stage1.bind(bench.inputs)
+    graph = GraphedFunction(velocity)
+    for index, turn in enumerate(turns):
+        with fused.plain_torch():
+            layout = join(velocity(*turn))
+        eager, replayed = join(velocity(*turn)), join(graph(*turn)).clone()
+        yield (
+            f"Stage 1 step {index}",
+            {
+                "layout": difference(expected[index], layout),
+                "kernels": difference(expected[index], eager),
+                "graph": difference(eager, replayed),
+            },
+        )
+    graph.release()
+    flow, occupied = stage2.networks.slat_flow, voxels(7_723, stage2.device)
+    tokens = draw(1, 1374, flow.config.condition_width, device=stage2.device)
+    run = sampler2._bind(flow, occupied, tokens)
+    graph = GraphedFunction(run)
+    for turn in range(3):
+        state = draw(len(occupied), flow.config.channels, device=stage2.device, seed=turn)
+        when = torch.tensor([900.0 - 300 * turn], device=stage2.device)
+        with fused.plain_torch():
+            plainly = run(state, when)[0]
+        eager, replayed = run(state, when)[0], graph(state, when)[0].clone()
+        yield f"Stage 2 flow {turn}", {
+            "kernels": difference(plainly, eager), "graph": difference(eager, replayed)
+        }  # fmt: skip
+
+
+def join(tensors: tuple[Tensor, ...]) -> Tensor:
+    """Lay tensors out as one list of numbers."""
+    return torch.cat([x.float().flatten() for x in tensors])
+
+
+def difference(expected: Tensor, found: Tensor) -> float:
+    """Relative L2 difference."""
+    return float((found - expected).double().norm() / expected.double().norm())
 
 
 @torch.inference_mode()

@@ -108,7 +108,9 @@ def test_kernel_of_group_norm(kernels, rows, channels, groups, shifted):
     shift = draw(2, channels, seed=2) if shifted else None
     out = kernels.group_norm(x, norm.weight, norm.bias, groups, norm.eps, True, shift)
     expected = x if shift is None else x + shift[:, None]
-    torch.testing.assert_close(out, F.silu(norm(expected.transpose(1, 2))).transpose(1, 2), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        out, F.silu(norm(expected.transpose(1, 2))).transpose(1, 2), rtol=1e-4, atol=1e-5
+    )
 
 
 def test_kernel_of_maps_and_gates(kernels):

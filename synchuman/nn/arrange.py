@@ -13,8 +13,8 @@ from synchuman.nn.attention import Attention
 def arrange(network: nn.Module) -> None:
     """Lay out the weights of a network that is on a CUDA device; done again, it costs nothing.
 
-    Convolutions get their channels last, which carries over to the maps between them: tensor cores take them so,
-    and attention reads such maps as tokens. The projections of a self attention follow one another, as one.
+    Convolutions get their channels last, which carries over to the maps between them: tensor cores take them
+    so, and attention reads such maps as tokens. The projections of a self attention follow one another.
     """
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.Conv3d) and module.weight.is_cuda:

@@ -101,7 +101,7 @@ class Attention(nn.Module):
         return self.to_out(attend(*F.linear(x, weight).unflatten(-1, (3, self.heads, -1)).unbind(-3)))
 
     def join(self) -> None:
-        """Lay the three projections of a self attention end to end in memory: one product instead of three."""
+        """Lay the projections of a self attention end to end in memory: one product instead of three."""
         layers = (self.to_q, self.to_k, self.to_v)
         weights = [layer.weight for layer in layers]
         if weights[0].shape == weights[1].shape and joined(*weights) is None:
@@ -128,10 +128,11 @@ class FusedSelfAttention(nn.Module):
 
     def normalised(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return queries, keys, values of [..., 3, heads, head width], which may be overwritten."""
-        if not self.normalise:
-            query, key, value = qkv.unbind(-3)
-            return query, key, value
-        return fused.normalise_heads(qkv, self.q_rms_norm.gamma, self.k_rms_norm.gamma)
+        q_norm, k_norm = self.q_rms_norm, self.k_rms_norm
+        if isinstance(q_norm, MultiHeadRMSNorm) and isinstance(k_norm, MultiHeadRMSNorm):
+            return fused.normalise_heads(qkv, q_norm.gamma, k_norm.gamma)
+        query, key, value = qkv.unbind(-3)
+        return query, key, value
 
 
 class FusedCrossAttention(nn.Module):

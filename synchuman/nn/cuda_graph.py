@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,16 +15,16 @@ class GraphedFunction:
     """Calls a function of tensors; on CUDA, from the second call on, by replaying one recording of it.
 
     The first call runs as it is: that builds kernels and plans, which a recording must not. The function must
-    not wait for the device, and what it uses besides its inputs (weights, projected conditions) must stay where
-    it is in memory. A recording keeps its memory until `release`.
+    not wait for the device, and what it uses besides its inputs (weights, projected conditions) must stay
+    where it is in memory. A recording keeps its memory until `release`.
 
     Args:
         function: From tensors to a tuple of tensors; always called with the same shapes and types.
-        pool: Memory that recordings share which are never replayed at the same time, from `shared_pool`; their
-            results may overwrite each other, so use each before the next call.
+        pool: Memory, from `shared_pool`, that recordings share which are never replayed at the same time;
+            their results may overwrite each other, so use each before the next call.
     """
 
-    def __init__(self, function: TensorFunction, pool: tuple[int, int] | None = None) -> None:
+    def __init__(self, function: TensorFunction, pool: Any = None) -> None:
         self._function = function
         self._pool = pool
         self._ran = False
@@ -58,6 +59,6 @@ class GraphedFunction:
         self._graph = graph
 
 
-def shared_pool(device: torch.device) -> tuple[int, int] | None:
+def shared_pool(device: torch.device) -> Any:
     """Return memory for recordings that share it; None where there are no recordings."""
     return torch.cuda.graph_pool_handle() if device.type == "cuda" else None

@@ -1,7 +1,7 @@
 """Chains of small operations, in one pass over memory where the device can: norms, gates, activations.
 
-Every function is plain torch; on CUDA in half precision, without gradients, a Triton kernel does the same with
-fewer trips to memory. Both compute in float32 inside, so they differ by rounding alone.
+Every function is plain torch; on CUDA in half precision, without gradients, a Triton kernel does the same
+with fewer trips to memory. Both compute in float32 inside, so they differ by rounding alone.
 """
 
 from __future__ import annotations

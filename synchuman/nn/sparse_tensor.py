@@ -131,7 +131,7 @@ class Voxels:
         return Voxels(coords, _sizes(coords[:, 0], self.batch)), rows
 
     def gathered(self) -> tuple[Tensor, Tensor]:
-        """Return which voxels each of `coarser()` holds, [m, 8] with n where there is none, and how many [m]."""
+        """Return which voxels each of `coarser()` holds, [m, 8], n for none, and how many, [m]."""
         return self.cached("gathered", self._gathered)
 
     def _gathered(self) -> tuple[Tensor, Tensor]:

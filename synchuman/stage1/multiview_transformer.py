@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
+from diffusers.models.activations import GEGLU
 from diffusers.models.attention import FeedForward
 from torch import Tensor, nn
 
@@ -36,9 +39,9 @@ class GatedFeedForward(FeedForward):
     def __init__(self, width: int, mult: int = 4) -> None:
         super().__init__(width, mult=mult, activation_fn="geglu")
 
-    def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, x: Tensor) -> Tensor:
         """Transform [..., width]."""
-        return self.net[2](fused.geglu(self.net[0].proj(x)))
+        return self.net[2](fused.geglu(cast(GEGLU, self.net[0]).proj(x)))
 
 
 class MultiviewBlock(nn.Module):
@@ -66,9 +69,7 @@ class MultiviewBlock(nn.Module):
             x, self.attend_domains(fused.layer_norm(x, self.norm1), rows), self.norm_mv
         )
         x = _add_to_body(x, self.attend_rows(split(normed)[:, :, :NUM_BODY_VIEWS], rows))
-        x, normed = fused.add_layer_norm(
-            x, self.attn2(fused.layer_norm(x, self.norm2), prompt), self.norm3
-        )
+        x, normed = fused.add_layer_norm(x, self.attn2(fused.layer_norm(x, self.norm2), prompt), self.norm3)
         return x + self.ff(normed)
 
     def attend_domains(self, x: Tensor, rows: int) -> Tensor:

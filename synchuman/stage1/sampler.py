@@ -107,7 +107,9 @@ def sample(
     for index, (now, after) in enumerate(pairwise(times), start=1):
         repeated = views if groups == 1 else _before(views, views)
         batch = torch.cat([repeated, latents.to(views.dtype)], dim=1)
-        views_velocity, structure_velocity = velocity(batch, clock[index - 1], structure.expand(groups, -1, -1, -1, -1))
+        views_velocity, structure_velocity = velocity(
+            batch, clock[index - 1], structure.expand(groups, -1, -1, -1, -1)
+        )
         if groups > 1:
             unconditional, conditional = _halves(views_velocity)
             views_velocity = guide(unconditional, conditional, guidance)

@@ -165,9 +165,7 @@ class SyncToViews(nn.Module):
         self.attentions = nn.ModuleList(
             Attention(map_width, structure_width, heads, head_width) for _ in range(DOMAINS)
         )
-        self.ffs = nn.ModuleList(
-            GatedFeedForward(map_width, mlp_ratio) for _ in range(DOMAINS)
-        )
+        self.ffs = nn.ModuleList(GatedFeedForward(map_width, mlp_ratio) for _ in range(DOMAINS))
         self.map_outs = nn.ModuleList(zero_linear(map_width, map_width) for _ in range(DOMAINS))
 
     def forward(self, maps: Tensor, structure: Tensor) -> Tensor:

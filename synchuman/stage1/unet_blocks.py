@@ -22,7 +22,7 @@ LevelPrompts = tuple[KeyValue, ...]
 class ResidualBlock(ResnetBlock2D):
     """diffusers' residual block with the small operations around its convolutions joined."""
 
-    def forward(self, x: Tensor, time: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:
         """Transform maps [B, in channels, h, w] with embedded times [B, time width]."""
         h = _convolve(fused.group_norm(x, self.norm1, silu=True), self.conv1)
         shift = self.time_emb_proj(F.silu(time)) + self.conv1.bias

@@ -118,10 +118,13 @@ class SlatFlow(nn.Module):
         """Run the transformer on lists of tokens, padded to the longest sample's."""
         # What depends on the voxels alone is worked out once, not at every step.
         embedded = h.voxels.cached(
-            ("positions", self.config.width), lambda: position_embedding(h.voxels.coords[:, 1:], self.config.width)
+            ("positions", self.config.width),
+            lambda: position_embedding(h.voxels.coords[:, 1:], self.config.width),
         )
         sizes = h.voxels.sizes
-        tokens = pad_sequence(list(h.with_feats(h.feats + embedded.to(h.feats.dtype)).samples()), batch_first=True)
+        tokens = pad_sequence(
+            list(h.with_feats(h.feats + embedded.to(h.feats.dtype)).samples()), batch_first=True
+        )
         mask = h.voxels.cached("filled", lambda: _filled(h.voxels))
         for block, context in zip(self.blocks, condition, strict=True):
             tokens = block(tokens, time, context, mask)
