@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from synchuman.nn import fused
+
 # Keys and values of a context, each [batch, tokens, heads, head width].
 KeyValue = tuple[Tensor, Tensor]
 
@@ -28,6 +30,25 @@ def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None
     return mixed.transpose(1, 2).flatten(2)
 
 
+def joined(*weights: Tensor) -> Tensor | None:
+    """Return weights [rows, columns] that follow one another in memory as one [all rows, columns].
+
+    None when they lie apart, or when gradients are wanted, which would not find their way back.
+    """
+    first, end = weights[0], weights[0].storage_offset()
+    for weight in weights:
+        if (
+            weight.untyped_storage().data_ptr() != first.untyped_storage().data_ptr()
+            or weight.storage_offset() != end
+            or not weight.is_contiguous()
+        ):
+            return None
+        end += weight.numel()
+    if torch.is_grad_enabled() and first.requires_grad:
+        return None
+    return first.detach().as_strided((sum(len(w) for w in weights), first.shape[1]), first.stride())
+
+
 class MultiHeadRMSNorm(nn.Module):
     """Root-mean-square norm (Zhang and Sennrich 2019) with its own gains for every head.
 
@@ -37,10 +58,9 @@ class MultiHeadRMSNorm(nn.Module):
     def __init__(self, heads: int, head_width: int) -> None:
         super().__init__()
         self.gamma = nn.Parameter(torch.ones(heads, head_width))
-        self.scale = head_width**0.5
 
     def forward(self, x: Tensor) -> Tensor:
-        return (F.normalize(x.float(), dim=-1) * self.gamma * self.scale).to(x.dtype)
+        return fused.rms_norm(x, self.gamma)
 
 
 class Attention(nn.Module):
@@ -73,8 +93,20 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, context: KeyValue | None = None) -> Tensor:
         """Attend from x [batch, queries, width] to a projected context, or to x itself."""
-        key, value = self.project(x) if context is None else context
-        return self.to_out(attend(self.query(x), key, value))
+        if context is not None:
+            return self.to_out(attend(self.query(x), *context))
+        weight = joined(self.to_q.weight, self.to_k.weight, self.to_v.weight)
+        if weight is None:
+            return self.to_out(attend(self.query(x), *self.project(x)))
+        return self.to_out(attend(*F.linear(x, weight).unflatten(-1, (3, self.heads, -1)).unbind(-3)))
+
+    def join(self) -> None:
+        """Lay the projections of a self attention end to end in memory: one product instead of three."""
+        layers = (self.to_q, self.to_k, self.to_v)
+        weights = [layer.weight for layer in layers]
+        if weights[0].shape == weights[1].shape and joined(*weights) is None:
+            for layer, part in zip(layers, torch.cat([w.data for w in weights]).chunk(3), strict=True):
+                layer.weight.data = part
 
 
 class FusedSelfAttention(nn.Module):
@@ -83,6 +115,7 @@ class FusedSelfAttention(nn.Module):
     def __init__(self, width: int, heads: int, normalise: bool = True) -> None:
         super().__init__()
         self.heads = heads
+        self.normalise = normalise
         self.to_qkv = nn.Linear(width, 3 * width)
         self.q_rms_norm = MultiHeadRMSNorm(heads, width // heads) if normalise else nn.Identity()
         self.k_rms_norm = MultiHeadRMSNorm(heads, width // heads) if normalise else nn.Identity()
@@ -90,8 +123,16 @@ class FusedSelfAttention(nn.Module):
 
     def forward(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
         """Attend within each list of tokens; [batch, tokens, width] in and out, mask as in `attend`."""
-        query, key, value = self.to_qkv(x).unflatten(-1, (3, self.heads, -1)).unbind(2)
-        return self.to_out(attend(self.q_rms_norm(query), self.k_rms_norm(key), value, mask))
+        qkv = self.to_qkv(x).unflatten(-1, (3, self.heads, -1))
+        return self.to_out(attend(*self.normalised(qkv), mask))
+
+    def normalised(self, qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return queries, keys, values of [..., 3, heads, head width], which may be overwritten."""
+        q_norm, k_norm = self.q_rms_norm, self.k_rms_norm
+        if isinstance(q_norm, MultiHeadRMSNorm) and isinstance(k_norm, MultiHeadRMSNorm):
+            return fused.normalise_heads(qkv, q_norm.gamma, k_norm.gamma)
+        query, key, value = qkv.unbind(-3)
+        return query, key, value
 
 
 class FusedCrossAttention(nn.Module):

@@ -74,8 +74,9 @@ class WindowAttention(FusedSelfAttention):
         if not len(x.voxels):
             return x
         windows = find_windows(x.voxels, size, shift)
-        query, key, value = self.to_qkv(x.feats).unflatten(-1, (3, self.heads, -1)).unbind(1)
-        qkv = torch.stack([self.q_rms_norm(query), self.k_rms_norm(key), value], dim=1)
+        qkv = self.to_qkv(x.feats).unflatten(-1, (3, self.heads, -1))
+        if self.normalise:
+            qkv = torch.stack(self.normalised(qkv), dim=1)
         mixed = []
         for rows, mask in zip(windows.rows, windows.masks, strict=True):
             q, k, v = qkv[rows].permute(2, 0, 3, 1, 4)  # [windows, heads, slots, head width] each

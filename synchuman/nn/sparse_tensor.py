@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 Cached = TypeVar("Cached")
 
@@ -129,12 +130,23 @@ class Voxels:
         coords[rows] = halved
         return Voxels(coords, _sizes(coords[:, 0], self.batch)), rows
 
+    def gathered(self) -> tuple[Tensor, Tensor]:
+        """Return which voxels each of `coarser()` holds, [m, 8], n for none, and how many, [m]."""
+        return self.cached("gathered", self._gathered)
+
+    def _gathered(self) -> tuple[Tensor, Tensor]:
+        coarse, rows = self.coarser()
+        x, y, z = (self.coords[:, 1:] % 2).unbind(1)
+        table = rows.new_full((len(coarse), CHILDREN), len(self))
+        table[rows, (x * 2 + y) * 2 + z] = torch.arange(len(self), device=rows.device)
+        return table, (table < len(self)).sum(1)
+
     def subdivided(self) -> Voxels:
         """Return the voxels of double the resolution: row 8 i + j is child j (`child_offsets`) of voxel i."""
         # Not kept here: it keeps its parent, and a cycle would hold memory until the garbage collector runs.
         doubled = self.coords.clone()
         doubled[:, 1:] *= 2
-        offsets = torch.nn.functional.pad(child_offsets(self.coords.device), (1, 0))
+        offsets = F.pad(child_offsets(self.coords.device), (1, 0))
         coords = (doubled[:, None] + offsets).flatten(0, 1)
         return Voxels(coords, tuple(CHILDREN * size for size in self.sizes), self)
 
@@ -171,10 +183,11 @@ class SparseTensor:
 
 def downsample(x: SparseTensor) -> SparseTensor:
     """Halve the resolution: sum of the voxels' features over (count + 1), as the published weights expect."""
-    voxels, rows = x.voxels.coarser()
-    total = x.feats.new_zeros(len(voxels), x.feats.shape[1], dtype=torch.float32)
-    total.index_add_(0, rows, x.feats.float())
-    count = torch.bincount(rows, minlength=len(voxels))
+    voxels, _ = x.voxels.coarser()
+    table, count = x.voxels.gathered()
+    # Gathered, not scattered: the order of the sums is the same every time, and nothing waits for the device.
+    padded = F.pad(x.feats.float(), (0, 0, 0, 1))
+    total = F.embedding(table, padded).sum(1)
     return SparseTensor((total / (count + 1)[:, None]).to(x.feats.dtype), voxels)
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
+from synchuman.nn import fused
 from synchuman.nn.attention import FusedCrossAttention, FusedSelfAttention, KeyValue
 
 NORM_EPS = 1e-6
@@ -60,6 +62,9 @@ class ModulatedBlock(nn.Module):
             [batch, tokens, width].
         """
         shift, scale, gate, mlp_shift, mlp_scale, mlp_gate = self.modulation(time)[:, None].chunk(6, dim=-1)
-        x = x + gate * self.self_attn(self.norm1(x) * (1 + scale) + shift, mask)
-        x = x + self.cross_attn(self.norm2(x), context)
-        return x + mlp_gate * self.mlp(self.norm3(x) * (1 + mlp_scale) + mlp_shift)
+        attended = self.self_attn(fused.layer_norm(x, self.norm1, scale, shift), mask)
+        x, normed = fused.add_layer_norm(x, attended, self.norm2, gate)
+        x, normed = fused.add_layer_norm(
+            x, self.cross_attn(normed, context), self.norm3, scale=mlp_scale, shift=mlp_shift
+        )
+        return torch.addcmul(x, mlp_gate, self.mlp(normed))

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from diffusers.models.embeddings import TimestepEmbedding
 from torch import Tensor, nn
-from torch.nn import functional as F
 
+from synchuman.nn import fused
 from synchuman.nn.attention import KeyValue
 from synchuman.nn.embeddings import sinusoid
 from synchuman.stage1.config import JointNetworkConfig
@@ -173,7 +173,7 @@ class JointNetwork(nn.Module):
             x = block(x, time, up_prompts[index], skips)
         tokens = self.structure.run(tokens, time3d, conditions.structure, slices[1], None)
 
-        velocity = self.conv_out(F.silu(self.conv_norm_out(x)))
+        velocity = self.conv_out(fused.group_norm(x, self.conv_norm_out, silu=True))
         return velocity, self.structure.unembed(tokens)
 
     def _check(self, sample: Tensor, times: Tensor, structure: Tensor) -> None:

@@ -2,34 +2,46 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
+from diffusers.models.activations import GEGLU
 from diffusers.models.attention import FeedForward
 from torch import Tensor, nn
 
+from synchuman.nn import fused
 from synchuman.nn.attention import Attention, KeyValue
-from synchuman.stage1.layout import COLOR, NORMAL, count_groups, split
+from synchuman.stage1.layout import DOMAINS, count_groups, split
 from synchuman.views import FACE, FRONT, NUM_BODY_VIEWS
 
 
 def blend_face(x: Tensor, rows: int) -> Tensor:
-    """Mix the face view half and half into the part of the front view that it shows.
+    """Mix the face view half and half into the part of the front view that it shows, in place.
 
     Args:
         x: [B, rows * rows, width] tokens of all images, see `layout`.
         rows: Rows (and columns) of the map, a multiple of 3.
 
     Returns:
-        Like `x`; rows 0 to rows / 3 and the middle third of the columns of the front views are changed.
+        `x`; rows 0 to rows / 3 and the middle third of the columns of the front views are changed.
     """
     third = rows // 3
     images = split(x.unflatten(1, (rows, rows)))
-    front = images[:, :, FRONT]
+    front = images[:, :, FRONT, :third, third : 2 * third]
     # A bilinear resize to a third reads exactly the middle pixel of every 3 x 3.
-    face = images[:, :, FACE, 1::3, 1::3]
-    mixed = (front[:, :, :third, third : 2 * third] + face) / 2
-    top = torch.cat([front[:, :, :third, :third], mixed, front[:, :, :third, 2 * third :]], dim=3)
-    front = torch.cat([top, front[:, :, third:]], dim=2)
-    return torch.cat([front[:, :, None], images[:, :, FRONT + 1 :]], dim=2).flatten(0, 2).flatten(1, 2)
+    front.add_(images[:, :, FACE, 1::3, 1::3]).mul_(0.5)
+    return x
+
+
+class GatedFeedForward(FeedForward):
+    """diffusers' gated feed-forward layer with its activation joined."""
+
+    def __init__(self, width: int, mult: int = 4) -> None:
+        super().__init__(width, mult=mult, activation_fn="geglu")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Transform [..., width]."""
+        return self.net[2](fused.geglu(cast(GEGLU, self.net[0]).proj(x)))
 
 
 class MultiviewBlock(nn.Module):
@@ -49,39 +61,44 @@ class MultiviewBlock(nn.Module):
         self.norm2 = nn.LayerNorm(width)
         self.attn2 = Attention(width, prompt_width, heads, head_width)
         self.norm3 = nn.LayerNorm(width)
-        self.ff = FeedForward(width, activation_fn="geglu")
+        self.ff = GatedFeedForward(width)
 
     def forward(self, x: Tensor, rows: int, prompt: KeyValue) -> Tensor:
         """Transform [B, rows * rows, width] tokens; `prompt` holds the projected prompts of the B images."""
-        x = x + self.attend_domains(self.norm1(x), rows)
-        body = self.attend_rows(self.norm_mv(split(x)[:, :, :NUM_BODY_VIEWS].flatten(0, 2)), rows)
-        body = nn.functional.pad(body.unflatten(0, (2, -1, NUM_BODY_VIEWS)), (0, 0, 0, 0, 0, 1))
-        x = x + body.flatten(0, 2)
-        x = x + self.attn2(self.norm2(x), prompt)
-        return x + self.ff(self.norm3(x))
+        x, normed = fused.add_layer_norm(
+            x, self.attend_domains(fused.layer_norm(x, self.norm1), rows), self.norm_mv
+        )
+        x = _add_to_body(x, self.attend_rows(split(normed)[:, :, :NUM_BODY_VIEWS], rows))
+        x, normed = fused.add_layer_norm(x, self.attn2(fused.layer_norm(x, self.norm2), prompt), self.norm3)
+        return x + self.ff(normed)
 
     def attend_domains(self, x: Tensor, rows: int) -> Tensor:
         """Let a normal image and its colour twin attend to both, then blend the face; [B, tokens, width]."""
-        normal, color = x.chunk(2)
-        both = self.attn1(torch.cat([normal, color], dim=1)).chunk(2, dim=1)
-        return blend_face(torch.cat([both[NORMAL], both[COLOR]]), rows)
+        twins = x.unflatten(0, (DOMAINS, -1)).transpose(0, 1)
+        both = self.attn1(twins.flatten(1, 2)).unflatten(1, (DOMAINS, -1))
+        return blend_face(both.transpose(0, 1).flatten(0, 1).contiguous(), rows)
 
     def attend_rows(self, x: Tensor, rows: int) -> Tensor:
         """Let every image row attend to its row in the four body views.
 
         Args:
-            x: [domain * group * view, rows * rows, width], body views only.
+            x: [domain, group, view, rows * rows, width], body views only.
             rows: Rows (and columns) of the map.
 
         Returns:
             Like `x`.
         """
-        width = x.shape[-1]
-        x = x.reshape(-1, NUM_BODY_VIEWS, rows, rows, width).transpose(1, 2)
-        x = self.attn_mv(x.reshape(-1, NUM_BODY_VIEWS * rows, width))
-        return (
-            x.reshape(-1, rows, NUM_BODY_VIEWS, rows, width).transpose(1, 2).reshape(-1, rows * rows, width)
-        )
+        lines = x.unflatten(3, (rows, rows)).transpose(2, 3)  # [domain, group, row, view, column, width]
+        attended = self.attn_mv(lines.flatten(3, 4).flatten(0, 2))
+        return attended.view(lines.shape).transpose(2, 3).flatten(3, 4)
+
+
+def _add_to_body(x: Tensor, update: Tensor) -> Tensor:
+    """Add [domain, group, body view, tokens, width] to the body views of [B, tokens, width]."""
+    if torch.is_grad_enabled():  # then x is needed as it is for the gradients
+        return x + nn.functional.pad(update, (0, 0, 0, 0, 0, 1)).flatten(0, 2)
+    split(x)[:, :, :NUM_BODY_VIEWS].add_(update)
+    return x
 
 
 class MultiviewTransformer(nn.Module):
@@ -102,6 +119,7 @@ class MultiviewTransformer(nn.Module):
         """Transform maps [B, width, rows, rows]."""
         count_groups(x.shape[0])
         rows = x.shape[2]
-        tokens = self.proj_in(self.norm(x).flatten(2).transpose(1, 2))
+        # Channels last are tokens already.
+        tokens = self.proj_in(fused.group_norm(x, self.norm).movedim(1, -1).flatten(1, 2))
         tokens = self.proj_out(self.block(tokens, rows, prompt))
-        return x + tokens.transpose(1, 2).unflatten(2, (rows, rows))
+        return x + tokens.unflatten(1, (rows, rows)).movedim(-1, 1)

@@ -15,7 +15,7 @@ from synchuman.views import NUM_VIEWS
 
 # From (noisy and condition latents [B, c, h, w], time [] of 0 to 1000, structure [groups, c, n, n, n]) to
 # both velocities.
-Velocity = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+Velocity = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, ...]]
 
 
 @dataclass(frozen=True)
@@ -100,13 +100,16 @@ def sample(
         The state after every step.
     """
     views, structure = noise.views, noise.structure
+    # On the device from the start: a number sent at each step would be waited for.
+    clock = torch.tensor([1000 * time for time in times], dtype=torch.float64).to(views.device)
     groups = len(latents) // IMAGES_PER_GROUP
     total = len(times) - 1
     for index, (now, after) in enumerate(pairwise(times), start=1):
-        time = torch.tensor(1000 * now, dtype=torch.float64)
         repeated = views if groups == 1 else _before(views, views)
         batch = torch.cat([repeated, latents.to(views.dtype)], dim=1)
-        views_velocity, structure_velocity = velocity(batch, time, structure.expand(groups, -1, -1, -1, -1))
+        views_velocity, structure_velocity = velocity(
+            batch, clock[index - 1], structure.expand(groups, -1, -1, -1, -1)
+        )
         if groups > 1:
             unconditional, conditional = _halves(views_velocity)
             views_velocity = guide(unconditional, conditional, guidance)

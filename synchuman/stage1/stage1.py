@@ -10,8 +10,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from synchuman.image_encoder import encode_photo
+from synchuman.nn.arrange import arrange
+from synchuman.nn.cuda_graph import GraphedFunction
 from synchuman.nn.flow import schedule
 from synchuman.photo.framing import frame_sharp, on_white, to_uint8
 from synchuman.residency import Residency, sample_guarded
@@ -24,6 +27,10 @@ from synchuman.views import FACE, FRONT, NUM_BODY_VIEWS
 __all__ = ["Networks", "Stage1", "Stage1Result", "Stage1Step", "build_networks"]
 
 
+# Rows of the latents that a preview is decoded from, at most about twice as many.
+PREVIEW_LATENTS = 48
+
+
 @dataclass(frozen=True)
 class Stage1Step:
     """A sampling step is done.
@@ -31,7 +38,8 @@ class Stage1Step:
     Attributes:
         step: Steps done, from 1.
         total: Steps in all.
-        preview: (colors, normals), uint8 [5, s, s, 3], where this step points; None between previews.
+        preview: (colors, normals), uint8 [5, s, s, 3], where this step points, of `image_size` or
+            smaller; None between previews.
     """
 
     step: int
@@ -141,20 +149,14 @@ class Stage1:
         inputs = self.inputs(canvas, face, rgba)
         if guidance != 1:
             inputs = sampler.guided(inputs)
-        joint = self.networks.joint_network
-        with self.residency.using(joint):
-            conditions = joint.prepare(inputs.prompts, inputs.labels, inputs.tokens)
-
-            def velocity(views: Tensor, time: Tensor, structure: Tensor) -> tuple[Tensor, Tensor]:
-                cast = views.to(self.dtype), time.to(self.device), structure.to(self.dtype), conditions
-                views_velocity, structure_velocity = joint.step(*cast)
-                return views_velocity.float(), structure_velocity.float()
-
+        with self.residency.using(self.networks.joint_network):
+            network = GraphedFunction(self.bind(inputs))
             noise, times = self._noise(seed), schedule(steps)
-            for step in sampler.sample(velocity, noise, inputs.latents, times, guidance):
+            for step in sampler.sample(network, noise, inputs.latents, times, guidance):
                 shown = preview_every > 0 and step.index % preview_every == 0 and step.index < steps
-                preview = self._views(step.views_estimate, canvas) if shown else None
+                preview = self._preview(step.views_estimate, canvas) if shown else None
                 yield Stage1Step(step.index, step.total, preview)
+            network.release()
         colors, normals = self._views(step.views, canvas)
         yield Stage1Result(colors, normals, self._logits(step.structure))
 
@@ -184,6 +186,19 @@ class Stage1:
         prompts = self._move(conditioning.select_prompts(networks.view_prompts))
         return sampler.Inputs(latents, prompts, labels, tokens)
 
+    def bind(self, inputs: sampler.Inputs) -> sampler.Velocity:
+        """Return the joint network under fixed conditions, projected once for all steps."""
+        joint = self.networks.joint_network
+        arrange(joint)
+        conditions = joint.prepare(inputs.prompts, inputs.labels, inputs.tokens)
+
+        def velocity(views: Tensor, time: Tensor, structure: Tensor) -> tuple[Tensor, Tensor]:
+            cast = views.to(self.dtype), time, structure.to(self.dtype), conditions
+            views_velocity, structure_velocity = joint.step(*cast)
+            return views_velocity.float(), structure_velocity.float()
+
+        return velocity
+
     def _move(self, x: Tensor) -> Tensor:
         return x.to(device=self.device, dtype=self.dtype)
 
@@ -197,6 +212,13 @@ class Stage1:
         )
         return sampler.Noise(noise.views.to(self.device), noise.structure.to(self.device))
 
+    def _preview(self, latents: Tensor, canvas: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """As `_views`, smaller: what is looked at for a moment shall not cost as much as a step."""
+        factor = max(latents.shape[-1] // PREVIEW_LATENTS, 1)
+        side = len(canvas) // factor
+        small = canvas.reshape(side, factor, side, factor, 3).mean(axis=(1, 3), dtype=np.float32)
+        return self._views(F.avg_pool2d(latents, factor), small)
+
     def _views(self, latents: Tensor, canvas: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Decode [10, c, h, w] to uint8 (colors, normals), the photo in front and the face pasted in."""
         with self.residency.using(self.networks.image_autoencoder):
@@ -204,7 +226,7 @@ class Stage1:
         domains = images.reshape(DOMAINS, -1, *images.shape[1:])
         colors, normals = domains[COLOR], domains[NORMAL]
         colors[FRONT] = canvas
-        third = self.config.image_size // 3
+        third = len(canvas) // 3
         # A bilinear resize to a third reads exactly the middle pixel of every 3 x 3.
         normals[FRONT, :third, third : 2 * third] = normals[FACE, 1::3, 1::3]
         return _round(colors), _round(normals)

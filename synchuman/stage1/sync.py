@@ -11,18 +11,20 @@ from __future__ import annotations
 from typing import cast
 
 import torch
-from diffusers.models.attention import FeedForward
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from synchuman.nn import fused
 from synchuman.nn.attention import Attention
 from synchuman.nn.transformer import zero_linear
 from synchuman.stage1.layout import COLOR, DOMAINS, NORMAL, split
+from synchuman.stage1.multiview_transformer import GatedFeedForward
 from synchuman.views import BACK, FRONT, LEFT, NUM_BODY_VIEWS, RIGHT
 
 NORM_EPS = 1e-6
-ALONG_X = [FRONT, BACK]  # views whose column is x
-ALONG_Y = [RIGHT, LEFT]  # views whose column is y
+# Views whose column is x, and those whose column is y. Slices: lists of views would be copied to the device.
+ALONG_X = slice(FRONT, NUM_BODY_VIEWS, BACK - FRONT)
+ALONG_Y = slice(RIGHT, NUM_BODY_VIEWS, LEFT - RIGHT)
 
 
 def attend_views(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -43,7 +45,7 @@ def attend_views(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         torch.einsum("gxyzhd,gvzyhd->gxyzhv", query, key[:, ALONG_Y]),
     ]
     weights = torch.cat(scores, dim=-1).float().softmax(dim=-1).to(value.dtype)
-    along_x, along_y = weights.split([len(ALONG_X), len(ALONG_Y)], dim=-1)
+    along_x, along_y = weights.chunk(2, dim=-1)
     seen = torch.einsum("gxyzhv,gvzxhd->gxyzhd", along_x, value[:, ALONG_X])
     return seen + torch.einsum("gxyzhv,gvzyhd->gxyzhd", along_y, value[:, ALONG_Y])
 
@@ -106,7 +108,7 @@ class SyncToStructure(nn.Module):
         self.norm1 = nn.LayerNorm(structure_width, eps=NORM_EPS)
         self.attention = Attention(structure_width, map_width, heads, head_width)
         self.norm2 = nn.LayerNorm(structure_width, eps=NORM_EPS)
-        self.ff = FeedForward(structure_width, mult=mlp_ratio, activation_fn="geglu")
+        self.ff = GatedFeedForward(structure_width, mlp_ratio)
         self.structure_out = zero_linear(structure_width, structure_width)
 
     def forward(self, maps: Tensor, structure: Tensor) -> Tensor:
@@ -120,8 +122,12 @@ class SyncToStructure(nn.Module):
             Like `structure`.
         """
         groups = structure.shape[0]
-        body = split(maps)[NORMAL, :, :NUM_BODY_VIEWS].flatten(0, 1)
-        pooled = self.map_pool(self.map_in(body.movedim(1, -1)).movedim(-1, 1)).movedim(1, -1)
+        body = split(maps.movedim(1, -1))[NORMAL, :, :NUM_BODY_VIEWS].flatten(0, 1)
+        norm, *rest = cast(list[nn.Module], self.map_pool)
+        pooled = fused.group_norm(self.map_in(body).movedim(-1, 1), cast(nn.GroupNorm, norm))
+        for layer in rest:
+            pooled = layer(pooled)
+        pooled = pooled.movedim(1, -1)
         key, value = self.attention.project(pooled.unflatten(0, (groups, NUM_BODY_VIEWS)))
         x = self.structure_in(structure)
         query = self.attention.query(self.norm1(x)).unflatten(1, (self.grid,) * 3)
@@ -159,9 +165,7 @@ class SyncToViews(nn.Module):
         self.attentions = nn.ModuleList(
             Attention(map_width, structure_width, heads, head_width) for _ in range(DOMAINS)
         )
-        self.ffs = nn.ModuleList(
-            FeedForward(map_width, mult=mlp_ratio, activation_fn="geglu") for _ in range(DOMAINS)
-        )
+        self.ffs = nn.ModuleList(GatedFeedForward(map_width, mlp_ratio) for _ in range(DOMAINS))
         self.map_outs = nn.ModuleList(zero_linear(map_width, map_width) for _ in range(DOMAINS))
 
     def forward(self, maps: Tensor, structure: Tensor) -> Tensor:
@@ -175,13 +179,17 @@ class SyncToViews(nn.Module):
             Like `maps`.
         """
         volume = self.structure_in(structure).transpose(1, 2).unflatten(2, (self.grid,) * 3)
+        norm, *rest = cast(list[nn.Module], self.voxel_conv)
+        volume = fused.group_norm(volume, cast(nn.GroupNorm, norm))
+        for layer in rest:
+            volume = layer(volume)
         # The pooling crosses no channels, so its output can stay channel-last for the projections.
-        voxels = F.adaptive_avg_pool3d(self.voxel_conv(volume), maps.shape[-1]).movedim(1, -1)
-        body = split(maps)[:, :, :NUM_BODY_VIEWS].movedim(3, -1)
+        voxels = F.adaptive_avg_pool3d(volume, maps.shape[-1]).movedim(1, -1)
+        body = split(maps.movedim(1, -1))[:, :, :NUM_BODY_VIEWS]
         updates = torch.stack([self._read(domain, body[domain], voxels) for domain in (NORMAL, COLOR)])
         # One more view of zeros: the face.
-        updates = F.pad(updates.movedim(-1, 3), (0, 0, 0, 0, 0, 0, 0, 1))
-        return maps + updates.flatten(0, 2)
+        updates = F.pad(updates, (0, 0, 0, 0, 0, 0, 0, 1))
+        return maps + updates.flatten(0, 2).movedim(-1, 1)
 
     def _read(self, domain: int, maps: Tensor, voxels: Tensor) -> Tensor:
         """Update of a domain for maps [groups, view, row, column, width], voxels [groups, x, y, z, width]."""

@@ -9,12 +9,31 @@ from diffusers.models.downsampling import Downsample2D
 from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.upsampling import Upsample2D
 from torch import Tensor, nn
+from torch.nn import functional as F
 
+from synchuman.nn import fused
 from synchuman.nn.attention import KeyValue
 from synchuman.stage1.multiview_transformer import MultiviewTransformer
 
 # Projected prompts of the attention layers of one level, in their order.
 LevelPrompts = tuple[KeyValue, ...]
+
+
+class ResidualBlock(ResnetBlock2D):
+    """diffusers' residual block with the small operations around its convolutions joined."""
+
+    def forward(self, x: Tensor, time: Tensor) -> Tensor:
+        """Transform maps [B, in channels, h, w] with embedded times [B, time width]."""
+        h = _convolve(fused.group_norm(x, self.norm1, silu=True), self.conv1)
+        shift = self.time_emb_proj(F.silu(time)) + self.conv1.bias
+        h = _convolve(fused.group_norm(h, self.norm2, silu=True, shift=shift), self.conv2)
+        skip = x if self.conv_shortcut is None else self.conv_shortcut(x)
+        return fused.add_maps(h, skip, self.conv2.bias)
+
+
+def _convolve(x: Tensor, convolution: nn.Conv2d) -> Tensor:
+    """Convolve without the bias, which what follows adds on its way."""
+    return F.conv2d(x, convolution.weight, None, convolution.stride, convolution.padding)
 
 
 class Level(nn.Module):
@@ -40,7 +59,7 @@ class Level(nn.Module):
     ) -> None:
         super().__init__()
         self.resnets = nn.ModuleList(
-            ResnetBlock2D(
+            ResidualBlock(
                 in_channels=i, out_channels=o, temb_channels=time_width, groups=norm_groups, eps=1e-5
             )
             for i, o in resnet_channels

@@ -9,6 +9,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from synchuman.nn.cuda_graph import GraphedFunction, shared_pool
 from synchuman.nn.flow import guide, schedule
 from synchuman.nn.sparse_tensor import SparseTensor, Voxels
 from synchuman.stage2.config import SlatNormalisation, SlatSamplerConfig
@@ -16,8 +17,8 @@ from synchuman.stage2.slat_flow import SlatFlow
 
 TIMES_PER_UNIT = 1000.0  # the flow gets t times this
 
-# Velocity of a state at a time in 0 to 1000, with the condition or without.
-Velocity = Callable[[Tensor, float, bool], Tensor]
+# Velocity of a state at a time [1] in 0 to 1000, with the condition or without.
+Velocity = Callable[[Tensor, Tensor, bool], Tensor]
 
 
 @dataclass(frozen=True)
@@ -39,10 +40,13 @@ def sample_flow(velocity: Velocity, noise: Tensor, config: SlatSamplerConfig) ->
     """Integrate a velocity from noise, guided in an interval of times (Kynkäänniemi et al. 2024)."""
     state = noise
     times = schedule(config.steps, config.rescale)
+    # On the device from the start: a number sent at each step would be waited for.
+    clock = torch.tensor([TIMES_PER_UNIT * time for time in times]).to(noise.device)
     for step, (time, next_time) in enumerate(pairwise(times), start=1):
-        direction = velocity(state, TIMES_PER_UNIT * time, True)
+        now = clock[step - 1 : step]
+        direction = velocity(state, now, True)
         if config.guidance != 1 and config.guidance_from <= time <= config.guidance_to:
-            direction = guide(velocity(state, TIMES_PER_UNIT * time, False), direction, config.guidance)
+            direction = guide(velocity(state, now, False), direction, config.guidance)
         state = state - (time - next_time) * direction
         yield FlowStep(step, config.steps, state)
 
@@ -73,13 +77,20 @@ def sample_slat(
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(len(voxels), flow.config.channels, generator=generator).to(voxels.coords.device)
     # The unconditional tokens are all zero. Equal tokens attend as one, so one of them will do.
-    projected = {True: flow.project(condition), False: flow.project(torch.zeros_like(condition[:, :1]))}
+    tokens = {True: condition, False: torch.zeros_like(condition[:, :1])}
+    pool = shared_pool(voxels.coords.device)
+    networks = {key: GraphedFunction(_bind(flow, voxels, tokens[key]), pool) for key in tokens}
 
-    def velocity(state: Tensor, time: float, conditional: bool) -> Tensor:
-        times = torch.tensor([time], dtype=torch.float32, device=state.device)
-        return flow(SparseTensor(state, voxels), times, projected[conditional]).feats
+    def velocity(state: Tensor, time: Tensor, conditional: bool) -> Tensor:
+        return networks[conditional](state, time)[0]
 
     yield from sample_flow(velocity, noise, config)
+
+
+def _bind(flow: SlatFlow, voxels: Voxels, tokens: Tensor) -> Callable[[Tensor, Tensor], tuple[Tensor]]:
+    """Return the flow at fixed voxels and with a fixed condition, projected once for all steps."""
+    projected = flow.project(tokens)
+    return lambda state, time: (flow(SparseTensor(state, voxels), time, projected).feats,)
 
 
 def denormalise(feats: Tensor, normalisation: SlatNormalisation) -> Tensor:

@@ -114,13 +114,24 @@ class SlatFlow(nn.Module):
 
     def _transform(self, h: SparseTensor, time: Tensor, condition: tuple[KeyValue, ...]) -> Tensor:
         """Run the transformer on lists of tokens, padded to the longest sample's."""
-        embedded = position_embedding(h.voxels.coords[:, 1:], self.config.width).to(h.feats.dtype)
+        # What depends on the voxels alone is worked out once, not at every step.
+        embedded = h.voxels.cached(
+            ("positions", self.config.width),
+            lambda: position_embedding(h.voxels.coords[:, 1:], self.config.width),
+        )
         sizes = h.voxels.sizes
-        tokens = pad_sequence(list(h.with_feats(h.feats + embedded).samples()), batch_first=True)
-        mask = None
-        if min(sizes) < max(sizes):
-            length = torch.tensor(sizes, device=tokens.device)
-            mask = torch.arange(tokens.shape[1], device=tokens.device) < length[:, None]
+        tokens = pad_sequence(
+            list(h.with_feats(h.feats + embedded.to(h.feats.dtype)).samples()), batch_first=True
+        )
+        mask = h.voxels.cached("filled", lambda: _filled(h.voxels))
         for block, context in zip(self.blocks, condition, strict=True):
             tokens = block(tokens, time, context, mask)
         return torch.cat([sample[:size] for sample, size in zip(tokens, sizes, strict=True)])
+
+
+def _filled(voxels: Voxels) -> Tensor | None:
+    """Which places of padded lists of tokens [batch, longest] are filled; None when all are."""
+    if min(voxels.sizes) == max(voxels.sizes):
+        return None
+    length = torch.tensor(voxels.sizes, device=voxels.coords.device)
+    return torch.arange(max(voxels.sizes), device=length.device) < length[:, None]

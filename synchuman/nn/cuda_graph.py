@@ -1,0 +1,64 @@
+"""Replays a function of tensors as a CUDA graph: a sampling step without its thousands of launches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+TensorFunction = Callable[..., tuple[Tensor, ...]]
+
+
+class GraphedFunction:
+    """Calls a function of tensors; on CUDA, from the second call on, by replaying one recording of it.
+
+    The first call runs as it is: that builds kernels and plans, which a recording must not. The function must
+    not wait for the device, and what it uses besides its inputs (weights, projected conditions) must stay
+    where it is in memory. A recording keeps its memory until `release`.
+
+    Args:
+        function: From tensors to a tuple of tensors; always called with the same shapes and types.
+        pool: Memory, from `shared_pool`, that recordings share which are never replayed at the same time;
+            their results may overwrite each other, so use each before the next call.
+    """
+
+    def __init__(self, function: TensorFunction, pool: Any = None) -> None:
+        self._function = function
+        self._pool = pool
+        self._ran = False
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._inputs: tuple[Tensor, ...] = ()
+        self._outputs: tuple[Tensor, ...] = ()
+
+    def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
+        """Return the function's results; the next call overwrites them."""
+        if not inputs[0].is_cuda or not self._ran:
+            self._ran = True
+            return self._function(*inputs)
+        if self._graph is None:
+            self._record(inputs)
+        else:
+            for kept, given in zip(self._inputs, inputs, strict=True):
+                kept.copy_(given)
+        assert self._graph is not None
+        self._graph.replay()
+        return self._outputs
+
+    def release(self) -> None:
+        """Forget the recording and free its memory."""
+        self._graph, self._inputs, self._outputs = None, (), ()
+
+    def _record(self, inputs: tuple[Tensor, ...]) -> None:
+        self._inputs = tuple(x.clone() for x in inputs)
+        graph = torch.cuda.CUDAGraph()
+        # Threads that texture a surface or answer requests may use the device meanwhile.
+        with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+            self._outputs = self._function(*self._inputs)
+        self._graph = graph
+
+
+def shared_pool(device: torch.device) -> Any:
+    """Return memory for recordings that share it; None where there are no recordings."""
+    return torch.cuda.graph_pool_handle() if device.type == "cuda" else None

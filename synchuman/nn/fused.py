@@ -1,0 +1,161 @@
+"""Chains of small operations, in one pass over memory where the device can: norms, gates, activations.
+
+Every function is plain torch; on CUDA in half precision, without gradients, a Triton kernel does the same
+with fewer trips to memory. Both compute in float32 inside, so they differ by rounding alone.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from functools import cache
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import ModuleType
+
+HALF = (torch.float16, torch.bfloat16)
+
+
+class _Switch:
+    """Whether kernels are used where they can be."""
+
+    on = True
+
+
+@contextmanager
+def plain_torch() -> Iterator[None]:
+    """Use no kernels in this block, to compare with them."""
+    before, _Switch.on = _Switch.on, False
+    try:
+        yield
+    finally:
+        _Switch.on = before
+
+
+@cache
+def _kernels() -> ModuleType | None:
+    """The kernels, where Triton is installed."""
+    try:
+        from synchuman.nn import triton_kernels
+    except ImportError:
+        return None
+    return triton_kernels
+
+
+def _usable(x: Tensor) -> ModuleType | None:
+    """The kernels, if they serve a tensor."""
+    if not (_Switch.on and x.is_cuda and x.dtype in HALF) or torch.is_grad_enabled():
+        return None
+    return _kernels()
+
+
+def group_norm(x: Tensor, norm: nn.GroupNorm, silu: bool = False, shift: Tensor | None = None) -> Tensor:
+    """Group norm, after a shift per image and channel and before a SiLU, where wanted.
+
+    Args:
+        x: [batch, channels, ...]; the kernel serves it with the channels last in memory.
+        norm: Groups, gains and biases.
+        silu: Whether SiLU follows.
+        shift: [batch, channels], added to x first.
+
+    Returns:
+        Like `x`, in its memory format.
+    """
+    kernels = _usable(x)
+    last = x.movedim(1, -1)
+    if kernels is not None and last.is_contiguous():
+        normed = kernels.group_norm(
+            last.flatten(1, -2), norm.weight, norm.bias, norm.num_groups, norm.eps, silu, shift
+        )
+        return normed.view(last.shape).movedim(-1, 1)
+    if shift is not None:
+        x = x + shift.view(*shift.shape, *(1,) * (x.ndim - 2))
+    x = F.group_norm(x, norm.num_groups, norm.weight, norm.bias, norm.eps)
+    return F.silu(x) if silu else x
+
+
+def add_maps(x: Tensor, residual: Tensor, bias: Tensor | None) -> Tensor:
+    """Return x + bias + residual for [batch, channels, h, w] maps and a bias [channels]."""
+    kernels = _usable(x)
+    if bias is not None and kernels is not None:
+        a, b = x.movedim(1, -1), residual.movedim(1, -1)
+        if a.is_contiguous() and b.is_contiguous() and a.dtype == b.dtype:
+            return kernels.add_biased(a, b, bias).movedim(-1, 1)
+    return x + residual if bias is None else x + bias.view(-1, 1, 1) + residual
+
+
+def geglu(x: Tensor) -> Tensor:
+    """Gated linear unit with exact GELU (Shazeer 2020): [..., 2 n] to [..., n], the gate last."""
+    kernels = _usable(x)
+    if kernels is not None and x.is_contiguous():
+        return kernels.geglu(x)
+    values, gate = x.chunk(2, dim=-1)
+    return values * F.gelu(gate)
+
+
+def rms_norm(x: Tensor, gamma: Tensor) -> Tensor:
+    """Root-mean-square norm of [..., heads, head width] with gains [heads, head width]."""
+    return (F.normalize(x.float(), dim=-1) * gamma * x.shape[-1] ** 0.5).to(x.dtype)
+
+
+def normalise_heads(qkv: Tensor, q_gamma: Tensor, k_gamma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """RMS-norm queries and keys of [..., 3, heads, head width]; it may be overwritten.
+
+    Returns:
+        Queries, keys and values, [..., heads, head width].
+    """
+    kernels = _usable(qkv)
+    if kernels is not None and qkv.is_contiguous():
+        kernels.normalise_heads_(qkv, q_gamma, k_gamma)
+        query, key, value = qkv.unbind(-3)
+        return query, key, value
+    query, key, value = qkv.unbind(-3)
+    return rms_norm(query, q_gamma), rms_norm(key, k_gamma), value
+
+
+def layer_norm(
+    x: Tensor, norm: nn.LayerNorm, scale: Tensor | None = None, shift: Tensor | None = None
+) -> Tensor:
+    """Layer norm over the last axis; with scale and shift, times (1 + scale) plus shift.
+
+    Args:
+        x: [batch, tokens, width].
+        norm: Gains and biases, if it has some.
+        scale: [1 or batch, 1, width].
+        shift: Like `scale`.
+    """
+    kernels = _usable(x)
+    if kernels is not None and x.is_contiguous():
+        return kernels.add_layer_norm(x, None, None, norm, scale, shift)[1]
+    normed = norm(x)
+    return normed if scale is None or shift is None else normed * (1 + scale) + shift
+
+
+def add_layer_norm(
+    x: Tensor,
+    delta: Tensor,
+    norm: nn.LayerNorm,
+    gate: Tensor | None = None,
+    scale: Tensor | None = None,
+    shift: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Add to a residual stream and norm the sum: (x + gate * delta, its layer norm).
+
+    Args:
+        x: [batch, tokens, width].
+        delta: Like `x`.
+        norm: As in `layer_norm`.
+        gate: [1 or batch, 1, width]; None: 1.
+        scale: As in `layer_norm`.
+        shift: As in `layer_norm`.
+    """
+    kernels = _usable(x)
+    if kernels is not None and x.is_contiguous() and delta.is_contiguous() and x.dtype == delta.dtype:
+        return kernels.add_layer_norm(x, delta, gate, norm, scale, shift)
+    total = x + delta if gate is None else x + gate * delta
+    return total, layer_norm(total, norm, scale, shift)

@@ -1,0 +1,261 @@
+"""Triton kernels behind `nn.fused`; importing this needs Triton."""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor, nn
+
+ROWS_PER_SPLIT = 512  # of a group norm's statistics: enough programs to fill a GPU, few partial results
+
+
+@triton.jit
+def _channel_moments(
+    x, means, squares, rows, channels, splits, rows_per_split,
+    STEPS: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_CHANNELS: tl.constexpr,
+):  # fmt: skip
+    """Mean and sum of squared differences of every channel over some rows of an image."""
+    image, split, block = tl.program_id(0), tl.program_id(1), tl.program_id(2)
+    c = block * BLOCK_CHANNELS + tl.arange(0, BLOCK_CHANNELS)
+    inside = c < channels
+    first = split * rows_per_split
+    last = tl.minimum(first + rows_per_split, rows)
+    start = x + image.to(tl.int64) * rows * channels
+    mean = tl.zeros([BLOCK_CHANNELS], tl.float32)
+    square = tl.zeros([BLOCK_CHANNELS], tl.float32)
+    for index in range(STEPS):
+        row = first + index * BLOCK_ROWS
+        r = row + tl.arange(0, BLOCK_ROWS)
+        mask = (r < last)[:, None] & inside[None, :]
+        values = tl.load(start + r[:, None] * channels + c[None, :], mask=mask, other=0.0).to(tl.float32)
+        # Chan et al. 1983: moments of two parts together.
+        before = (tl.minimum(row, last) - first).to(tl.float32)
+        count = tl.maximum(tl.minimum(last - row, BLOCK_ROWS), 0).to(tl.float32)
+        part = tl.sum(values, 0) / tl.maximum(count, 1.0)
+        away = tl.where(mask, values - part[None, :], 0.0)
+        step = part - mean
+        square += tl.sum(away * away, 0) + step * step * before * count / (before + count)
+        mean += step * count / (before + count)
+    place = (image * splits + split) * channels + c
+    tl.store(means + place, mean, mask=inside)
+    tl.store(squares + place, square, mask=inside)
+
+
+@triton.jit
+def _group_affine(
+    means, squares, shift, weight, bias, scales, offsets, rows, channels, splits, rows_per_split,
+    per_group, eps, HAS_SHIFT: tl.constexpr, BLOCK_SPLITS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Scale and offset of every channel of a group from the moments of its channels."""
+    image, group = tl.program_id(0), tl.program_id(1)
+    c = group * per_group + tl.arange(0, BLOCK)
+    mine = tl.arange(0, BLOCK) < per_group
+    s = tl.arange(0, BLOCK_SPLITS)
+    mask = (s < splits)[:, None] & mine[None, :]
+    place = (image * splits + s[:, None]) * channels + c[None, :]
+    mean = tl.load(means + place, mask=mask, other=0.0)
+    square = tl.load(squares + place, mask=mask, other=0.0)
+    added = tl.zeros([BLOCK], tl.float32)
+    if HAS_SHIFT:
+        added = tl.load(shift + image * channels + c, mask=mine, other=0.0).to(tl.float32)
+        mean += added[None, :]
+    left = tl.minimum(tl.maximum(rows - s * rows_per_split, 0), rows_per_split).to(tl.float32)
+    count = tl.where(mask, left[:, None], 0.0)
+    total = rows * per_group
+    centre = tl.sum(tl.sum(mean * count, 1), 0) / total
+    away = mean - centre
+    variance = tl.sum(tl.sum(tl.where(mask, square + away * away * count, 0.0), 1), 0) / total
+    gain = tl.load(weight + c, mask=mine, other=0.0).to(tl.float32) / tl.sqrt(variance + eps)
+    offset = tl.load(bias + c, mask=mine, other=0.0).to(tl.float32) + (added - centre) * gain
+    tl.store(scales + image * channels + c, gain, mask=mine)
+    tl.store(offsets + image * channels + c, offset, mask=mine)
+
+
+@triton.jit
+def _apply_affine(
+    x, out, scales, offsets, rows, channels,
+    SILU: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_CHANNELS: tl.constexpr,
+):  # fmt: skip
+    image = tl.program_id(2)
+    r = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
+    c = tl.program_id(1) * BLOCK_CHANNELS + tl.arange(0, BLOCK_CHANNELS)
+    inside = c < channels
+    mask = (r < rows)[:, None] & inside[None, :]
+    place = image.to(tl.int64) * rows * channels + r[:, None] * channels + c[None, :]
+    scale = tl.load(scales + image * channels + c, mask=inside, other=0.0)
+    offset = tl.load(offsets + image * channels + c, mask=inside, other=0.0)
+    y = tl.load(x + place, mask=mask, other=0.0).to(tl.float32) * scale[None, :] + offset[None, :]
+    if SILU:
+        y = y / (1.0 + tl.exp(-y))
+    tl.store(out + place, y.to(out.dtype.element_ty), mask=mask)
+
+
+def group_norm(
+    x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, silu: bool, shift: Tensor | None
+) -> Tensor:
+    """Group norm of [batch, rows, channels], contiguous; see `fused.group_norm`."""
+    batch, rows, channels = x.shape
+    splits = triton.cdiv(rows, ROWS_PER_SPLIT)
+    per_split = triton.cdiv(rows, splits)
+    means, squares = torch.empty(2, batch, splits, channels, device=x.device, dtype=torch.float32)
+    blocks = triton.cdiv(channels, 64)
+    _channel_moments[(batch, splits, blocks)](
+        x, means, squares, rows, channels, splits, per_split,
+        STEPS=triton.cdiv(per_split, 64), BLOCK_ROWS=64, BLOCK_CHANNELS=64,
+    )  # fmt: skip
+    scales, offsets = torch.empty(2, batch, channels, device=x.device, dtype=torch.float32)
+    per_group = channels // groups
+    _group_affine[(batch, groups)](
+        means, squares, x if shift is None else shift.contiguous(), weight, bias, scales, offsets,
+        rows, channels, splits, per_split, per_group, eps, HAS_SHIFT=shift is not None,
+        BLOCK_SPLITS=triton.next_power_of_2(splits), BLOCK=triton.next_power_of_2(per_group),
+    )  # fmt: skip
+    out = torch.empty_like(x)
+    _apply_affine[(triton.cdiv(rows, 64), blocks, batch)](
+        x, out, scales, offsets, rows, channels, SILU=silu, BLOCK_ROWS=64, BLOCK_CHANNELS=64
+    )
+    return out
+
+
+@triton.jit
+def _add_biased(
+    x, residual, bias, out, rows, channels, BLOCK_ROWS: tl.constexpr, BLOCK_CHANNELS: tl.constexpr
+):  # fmt: skip
+    r = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
+    c = tl.program_id(1) * BLOCK_CHANNELS + tl.arange(0, BLOCK_CHANNELS)
+    inside = c < channels
+    mask = (r < rows)[:, None] & inside[None, :]
+    place = r.to(tl.int64)[:, None] * channels + c[None, :]
+    total = tl.load(x + place, mask=mask, other=0.0).to(tl.float32)
+    total += tl.load(bias + c, mask=inside, other=0.0).to(tl.float32)[None, :]
+    total += tl.load(residual + place, mask=mask, other=0.0).to(tl.float32)
+    tl.store(out + place, total.to(out.dtype.element_ty), mask=mask)
+
+
+def add_biased(x: Tensor, residual: Tensor, bias: Tensor) -> Tensor:
+    """Return x + residual + bias over the last axis; both contiguous."""
+    out, channels = torch.empty_like(x), len(bias)
+    rows = x.numel() // channels
+    grid = triton.cdiv(rows, 64), triton.cdiv(channels, 64)
+    _add_biased[grid](x, residual, bias, out, rows, channels, BLOCK_ROWS=64, BLOCK_CHANNELS=64)
+    return out
+
+
+@triton.jit
+def _geglu(x, out, rows, width, BLOCK_ROWS: tl.constexpr, BLOCK: tl.constexpr):
+    r = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
+    c = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    mask = (r < rows)[:, None] & (c < width)[None, :]
+    row = r.to(tl.int64)[:, None] * width
+    first = x + 2 * row + c[None, :]
+    value = tl.load(first, mask=mask, other=0.0).to(tl.float32)
+    gate = tl.load(first + width, mask=mask, other=0.0).to(tl.float32)
+    y = value * (0.5 * gate * (1.0 + tl.erf(gate * 0.7071067811865476)))
+    tl.store(out + row + c[None, :], y.to(out.dtype.element_ty), mask=mask)
+
+
+def geglu(x: Tensor) -> Tensor:
+    """See `fused.geglu`; contiguous."""
+    width = x.shape[-1] // 2
+    out = x.new_empty(*x.shape[:-1], width)
+    rows = out.numel() // width
+    _geglu[(triton.cdiv(rows, 8), triton.cdiv(width, 256))](x, out, rows, width, BLOCK_ROWS=8, BLOCK=256)
+    return out
+
+
+@triton.jit
+def _normalise_heads(
+    qkv, q_gamma, k_gamma, rows, width, heads, scale,
+    BLOCK_HEADS: tl.constexpr, BLOCK_WIDTH: tl.constexpr,
+):  # fmt: skip
+    row, which = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    h, d = tl.arange(0, BLOCK_HEADS), tl.arange(0, BLOCK_WIDTH)
+    mask = (h < heads)[:, None] & (d < width)[None, :]
+    inside = h[:, None] * width + d[None, :]
+    place = qkv + (row * 3 + which) * heads * width + inside
+    x = tl.load(place, mask=mask, other=0.0).to(tl.float32)
+    of_query = tl.load(q_gamma + inside, mask=mask, other=0.0).to(tl.float32)
+    gain = tl.where(which == 0, of_query, tl.load(k_gamma + inside, mask=mask, other=0.0).to(tl.float32))
+    length = tl.maximum(tl.sqrt(tl.sum(x * x, 1)), 1e-12)
+    y = x / length[:, None] * gain * scale
+    tl.store(place, y.to(qkv.dtype.element_ty), mask=mask)
+
+
+def normalise_heads_(qkv: Tensor, q_gamma: Tensor, k_gamma: Tensor) -> None:
+    """RMS-norm queries and keys of [..., 3, heads, head width] in place; contiguous."""
+    heads, width = qkv.shape[-2:]
+    rows = qkv.numel() // (3 * heads * width)
+    _normalise_heads[(rows, 2)](
+        qkv, q_gamma, k_gamma, rows, width, heads, width**0.5,
+        BLOCK_HEADS=triton.next_power_of_2(heads), BLOCK_WIDTH=triton.next_power_of_2(width),
+    )  # fmt: skip
+
+
+@triton.jit
+def _add_layer_norm(
+    x, delta, gate, weight, bias, scale, shift, total, out,
+    rows, tokens, width, gate_stride, scale_stride, shift_stride, eps,
+    ADD: tl.constexpr, GATE: tl.constexpr, AFFINE: tl.constexpr, MODULATE: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
+    c = tl.arange(0, BLOCK)
+    inside = c < width
+    mask = (row < rows)[:, None] & inside[None, :]
+    place = row.to(tl.int64)[:, None] * width + c[None, :]
+    image = (row // tokens)[:, None]
+    y = tl.load(x + place, mask=mask, other=0.0).to(tl.float32)
+    if ADD:
+        d = tl.load(delta + place, mask=mask, other=0.0).to(tl.float32)
+        if GATE:
+            d *= tl.load(gate + image * gate_stride + c[None, :], mask=mask, other=0.0).to(tl.float32)
+        # Norm what is kept, rounded, as two operations would.
+        rounded = (y + d).to(total.dtype.element_ty)
+        tl.store(total + place, rounded, mask=mask)
+        y = rounded.to(tl.float32)
+    mean = tl.sum(y, 1) / width
+    away = tl.where(mask, y - mean[:, None], 0.0)
+    y = away / tl.sqrt(tl.sum(away * away, 1) / width + eps)[:, None]
+    if AFFINE:
+        y = y * tl.load(weight + c, mask=inside, other=0.0).to(tl.float32)[None, :]
+        y += tl.load(bias + c, mask=inside, other=0.0).to(tl.float32)[None, :]
+    if MODULATE:
+        y *= 1.0 + tl.load(scale + image * scale_stride + c[None, :], mask=mask, other=0.0).to(tl.float32)
+        y += tl.load(shift + image * shift_stride + c[None, :], mask=mask, other=0.0).to(tl.float32)
+    tl.store(out + place, y.to(out.dtype.element_ty), mask=mask)
+
+
+def add_layer_norm(
+    x: Tensor, delta: Tensor | None, gate: Tensor | None, norm: nn.LayerNorm, scale: Tensor | None,
+    shift: Tensor | None,
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """See `fused.add_layer_norm`; without delta the sum is x itself. Contiguous."""
+    width = x.shape[-1]
+    rows, tokens = x.numel() // width, x.shape[-2]
+    total, out = x if delta is None else torch.empty_like(x), torch.empty_like(x)
+    block = triton.next_power_of_2(width)
+    block_rows = max(4096 // block, 1)
+    gate, scale, shift = (_strided(v) for v in (gate, scale, shift))
+    _add_layer_norm[(triton.cdiv(rows, block_rows),)](
+        x, _or(delta, x), _or(gate, x), _or(norm.weight, x), _or(norm.bias, x), _or(scale, x), _or(shift, x),
+        total, out, rows, tokens, width, *(_image_stride(v) for v in (gate, scale, shift)), norm.eps,
+        ADD=delta is not None, GATE=gate is not None, AFFINE=norm.weight is not None,
+        MODULATE=scale is not None, BLOCK_ROWS=block_rows, BLOCK=block,
+    )  # fmt: skip
+    return total, out
+
+
+def _or(tensor: Tensor | None, other: Tensor) -> Tensor:
+    """A tensor to pass where a kernel reads none."""
+    return other if tensor is None else tensor
+
+
+def _strided(values: Tensor | None) -> Tensor | None:
+    """Values [1 or batch, 1, width] whose last axis is dense."""
+    return values if values is None or values.stride(-1) == 1 else values.contiguous()
+
+
+def _image_stride(values: Tensor | None) -> int:
+    """Step from an image's values to the next one's; 0 when all share one."""
+    return 0 if values is None or len(values) == 1 else values.stride(0)
