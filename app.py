@@ -2,19 +2,8 @@
 
 import os
 import sys
-from typing import Any
 
 from synchuman.cli import main
-
-
-def __getattr__(name: str) -> Any:
-    """Build `demo` for those who import it (Gradio's reload, notebooks); nothing is built before."""
-    if name != "demo":
-        raise AttributeError(name)
-    from synchuman.serving.launch import ServeOptions, make_page
-
-    return make_page(ServeOptions())
-
 
 if __name__ == "__main__":
     # A Space is public by design, and its proxy reaches the page from another host.

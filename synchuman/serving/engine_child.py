@@ -228,8 +228,14 @@ def _load(variant: str, device: str, dtype: str) -> tuple[SyncHuman, dict[str, A
 
     pipeline = SyncHuman.load(variant, device, dtype)
     warm_up()
-    about = {"device": str(pipeline.device), "dtype": str(pipeline.dtype).removeprefix("torch.")}
-    return pipeline, {**about, "gpu": _gpu_name(pipeline.device)}
+    about = {
+        "device": str(pipeline.device),
+        "dtype": str(pipeline.dtype).removeprefix("torch."),
+        "gpu": _gpu_name(pipeline.device),
+        "stage2": pipeline.stage2 is not None,
+        "structure_decoder": pipeline.stage1.networks.structure_decoder is not None,
+    }
+    return pipeline, about
 
 
 def _teller() -> Tell:
