@@ -71,7 +71,7 @@ def page_up(variant: str) -> Iterator[str]:
 
 
 def shoot(browser: Any, address: str, options: Any, size: str, scheme: str, run: str) -> str:
-    """Make the pictures of one size and scheme; return the run that is shown as done, new if none is given."""
+    """Make the pictures of one size and scheme; return the run shown as done, a new one if none is given."""
     context = browser.new_context(viewport=SIZES[size], color_scheme=scheme, locale=options.language)
     page = context.new_page()
 

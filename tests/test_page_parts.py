@@ -7,6 +7,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -175,7 +176,7 @@ class StubService:
         return self.job
 
     def cancel(self, job: Job) -> Job:
-        self.job.state = State.CANCELLED
+        self.job = replace(self.job, state=State.CANCELLED)
         self.stopped.set()
         return self.job
 
@@ -227,12 +228,12 @@ def test_runs_are_their_owners_alone(stub: StubService) -> None:
 
 
 def test_a_missing_stage_2_is_said_once(stub: StubService) -> None:
-    stub.job.state = State.DONE
-    stub.job.result = {
+    result = {
         "glb": "SecondStage/output.glb", "seconds": {}, "faces": 1, "peak_memory": 1, "mode": "stage1_only",
         "warnings": ["These weights have no Stage 2: …"], "fallback": NO_STAGE2,
     }  # fmt: skip
-    done = runs.Runs(stub)._ended(stub.job, stub.place)  # type: ignore[arg-type]
+    job = replace(stub.job, state=State.DONE, result=result)
+    done = runs.Runs(stub)._ended(job, stub.place)  # type: ignore[arg-type]
     assert isinstance(done, Done) and len(done.warnings) == 1
 
 

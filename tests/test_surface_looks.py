@@ -61,8 +61,8 @@ def test_looks_are_valid_and_as_large_as_the_model(model: Path, look: str, tmp_p
     original = trimesh.load(model, force="mesh", process=False)
     assert len(body.faces) == len(original.faces)
     if look == "normals":
-        front = body.vertices[:, 2].argmax()
-        assert body.visual.vertex_colors[front][2] > 240  # z, to the front, is blue
+        colours = body.visual.vertex_attributes["color"]
+        assert colours[body.vertices[:, 2].argmax()][2] > 240  # z, to the front, is blue
     assert len(scene.geometry) == (2 if look == "wire" else 1)
 
 

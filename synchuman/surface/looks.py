@@ -9,7 +9,7 @@ import numpy as np
 
 Look = Literal["clay", "normals", "wire"]
 
-CLAY = (0.53, 0.51, 0.48, 1.0)  # linear light
+CLAY = (0.49, 0.53, 0.47, 1.0)  # linear light
 WIRE = (0.005, 0.11, 0.10, 1.0)
 UNLIT = "KHR_materials_unlit"
 LINES = 1  # mode of a glTF primitive
@@ -45,7 +45,7 @@ def look_glb(path: Path, look: Look) -> bytes:
 
     def dress(tree: dict[str, Any]) -> None:
         matt = {"baseColorFactor": CLAY, "metallicFactor": 0.0, "roughnessFactor": 0.9}
-        bare = {"extensions": {UNLIT: {}}}
+        bare: dict[str, Any] = {"extensions": {UNLIT: {}}}
         tree["materials"] = [
             bare if look == "normals" else {"pbrMetallicRoughness": matt},
             {"pbrMetallicRoughness": {"baseColorFactor": WIRE}, **bare},

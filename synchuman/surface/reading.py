@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -20,13 +21,13 @@ def read_glb(path: Path) -> TexturedMesh:
     import trimesh
 
     mesh = trimesh.load(path, file_type="glb", force="mesh", process=False)
-    material = getattr(getattr(mesh, "visual", None), "material", None)
-    picture = getattr(material, "baseColorTexture", None)
-    if not isinstance(mesh, trimesh.Trimesh) or picture is None or mesh.visual.uv is None:
+    visual: Any = getattr(mesh, "visual", None)
+    picture = getattr(getattr(visual, "material", None), "baseColorTexture", None)
+    if not isinstance(mesh, trimesh.Trimesh) or picture is None or visual.uv is None:
         raise ValueError(f"{path.name} holds no textured mesh.")
     points = _to_z_up(np.asarray(mesh.vertices))
     low, high = points.min(0), points.max(0)
-    uv = np.asarray(mesh.visual.uv, np.float32)
+    uv = np.asarray(visual.uv, np.float32)
     return TexturedMesh(
         vertices=((points - (low + high) / 2) * (FILL / max(float((high - low).max()), 1e-9))).astype(
             np.float32

@@ -25,6 +25,7 @@ Update = dict[Any, Any]
 
 LOOKS = {"texture": "Colour", "clay": "Clay", "normals": "Normals", "wire": "Wire"}
 KINDS = {"colors": "Colour", "normals": "Normals"}
+TURNS = 'class="turntable"'  # in the HTML of a turntable
 THUMBNAIL = "OneStage/color_0.png"
 
 
@@ -106,12 +107,17 @@ class ResultHandlers:
         job, model = self._result(request, run_id)
         return beside_photo(read_glb(model), self.runs.folder(job).read_views()[0])
 
+    def before_turntable(self, request: gr.Request, there: str) -> Any:
+        """Say that pictures are made, unless they are there."""
+        say = texts.of_request(request)
+        return gr.skip() if TURNS in there else cards.hint(say("Taking pictures from all around …"))
+
     def turntable(self, request: gr.Request, run_id: str, there: str) -> Any:
         """Render the model from all around, unless that is done."""
         from synchuman.surface import pictures
         from synchuman.surface.reading import read_glb
 
-        if there or not run_id:
+        if TURNS in there or not run_id:
             return gr.skip()
         job, model = self._result(request, run_id)
         sheet, animation = (self._place(job) / f"turntable{name}.webp" for name in ("-sheet", ""))

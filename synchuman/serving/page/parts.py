@@ -75,6 +75,7 @@ class Parts:
         """What a run writes to."""
         return [
             self.model, self.colors, self.normals, self.run_id, self.status, self.empty, self.look,
-            self.links, self.actions, self.tabs, self.compare, self.turntable, self.numbers, self.files, self.cutout,
-            self.generate, self.cancel, self.retexture, self.new_faces, self.new_texture, *self.later_tabs,
+            self.links, self.actions, self.tabs, self.compare, self.turntable, self.numbers, self.files,
+            self.cutout, self.generate, self.cancel, self.retexture, self.new_faces, self.new_texture,
+            *self.later_tabs,
         ]  # fmt: skip

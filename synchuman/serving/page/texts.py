@@ -6,14 +6,11 @@ import functools
 import json
 import re
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import gradio as gr
 
 from synchuman.serving.launch import ASSETS
-
-if TYPE_CHECKING:
-    from gradio.i18n import I18nData
 
 ENGLISH = "en"
 FOLDER = ASSETS / "languages"
@@ -52,11 +49,11 @@ class Labels:
         self._mark = gr.I18n()
         self._made: dict[str, Callable[[Texts], str]] = {}
 
-    def text(self, english: str) -> I18nData:
-        """Return a label, a placeholder, the text of a button."""
+    def text(self, english: str) -> Any:
+        """Return a label, a placeholder, the text of a button (an `I18nData`; not all of Gradio says so)."""
         return self.html(lambda say: say(english))
 
-    def html(self, make: Callable[[Texts], str]) -> I18nData:
+    def html(self, make: Callable[[Texts], str]) -> Any:
         """Return a piece of HTML that is made once for each language."""
         key = f"synchuman-{len(self._made)}"
         self._made[key] = make

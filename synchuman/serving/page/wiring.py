@@ -126,7 +126,9 @@ def _result(parts: Parts, results: ResultHandlers) -> None:
         results.look, [parts.run_id, parts.look], parts.model, show_progress="minimal", **PRIVATE
     )
     parts.compare_tab.select(results.compare, [parts.run_id, parts.compare], parts.compare, **PRIVATE)
-    parts.turntable_tab.select(results.turntable, [parts.run_id, parts.turntable], parts.turntable, **PRIVATE)
+    parts.turntable_tab.select(results.before_turntable, parts.turntable, parts.turntable, **QUICK).then(
+        results.turntable, [parts.run_id, parts.turntable], parts.turntable, **PRIVATE
+    )
     parts.copy.click(None, js=browser.copy_link(), **QUICK)
 
 
