@@ -159,10 +159,12 @@ def test_texture_again_without_sampling(done: Visit, server: Server) -> None:
     done.see(".status.good")
 
 
-def test_a_link_opens_a_result_and_runs_it_again(done: Visit, browser: Any, server: Server) -> None:
+def test_a_link_opens_a_result_and_runs_it_again(
+    done: Visit, browser: Any, server: Server, tmp_path: Path
+) -> None:
     visit = Visit(browser, f"{server.address}/?run={done.first_run}", viewport=PHONE)  # type: ignore[attr-defined]
     visit.see(".status.good")
-    visit.see("#model canvas")
+    assert len(canvas_when_drawn(visit, tmp_path))
     assert visit.overhang() <= 0
     expect(visit.at("#generate")).to_be_disabled()  # no photo is chosen here
     visit.at("#again").click()

@@ -202,13 +202,16 @@ def _result_card(labels: Labels) -> dict[str, Any]:
         empty = gr.HTML(labels.html(cards.empty_result), elem_id="empty")
         look = gr.Radio(
             [(text, name) for name, text in LOOKS.items()], value="texture", label=labels.text("Look"),
-            show_label=False, visible=False, elem_id="look", elem_classes="segments slim",
+            show_label=False, visible=False, interactive=True, elem_id="look",
+            elem_classes="segments slim",
         )  # fmt: skip
-        # "hidden", not False: Gradio 6.31 draws nothing in a viewer that appears with its first model.
+        # Always there, and kept out of sight by the style sheet while it shows nothing: Gradio 6.31 draws
+        # nothing in a viewer that appears with its first model.
         model = gr.Model3D(
             label=labels.text("Model"), show_label=False, height=MODEL_HEIGHT, camera_position=CAMERA,
-            interactive=False, clear_color=(0.0, 0.0, 0.0, 0.0), visible="hidden", elem_id="model",
+            interactive=False, clear_color=(0.0, 0.0, 0.0, 0.0), elem_id="model",
         )  # fmt: skip
+        glb = gr.File(label="GLB", visible="hidden", interactive=False)
         links = gr.HTML("", visible=False, elem_id="links")
         with gr.Row(elem_classes="actions small", visible=False) as actions:
             copy = gr.Button(labels.text("Copy link"), size="sm", elem_id="copy-link")
@@ -217,7 +220,8 @@ def _result_card(labels: Labels) -> dict[str, Any]:
         tabs = _tabs(labels)
     return {
         "status": status, "cancel": cancel, "run_id": run_id, "empty": empty, "look": look, "model": model,
-        "links": links, "actions": actions, "copy": copy, "again": again, "delete": delete, **tabs,
+        "glb": glb, "links": links, "actions": actions, "copy": copy, "again": again, "delete": delete,
+        **tabs,
     }  # fmt: skip
 
 
@@ -226,7 +230,7 @@ def _tabs(labels: Labels) -> dict[str, Any]:
         with gr.Tab(labels.text("Views"), id="views", render_children=True):
             kind = gr.Radio(
                 [(text, name) for name, text in KINDS.items()], value="colors", label=labels.text("Show"),
-                show_label=False, elem_id="kind", elem_classes="segments slim",
+                show_label=False, interactive=True, elem_id="kind", elem_classes="segments slim",
             )  # fmt: skip
             colors, normals = _gallery(labels, "colors"), _gallery(labels, "normals")
         with gr.Tab(

@@ -124,6 +124,9 @@ class RunHandlers:
                 update = self._show(say, event)
                 if update:
                     yield update
+            # Gradio sends what comes last twice. A viewer that gets its first model twice shows none; and
+            # callers of the endpoint get what comes last.
+            yield {parts.glb: str(event.glb)} if isinstance(event, Done) else self._unchanged()
         except Cancelled:
             text = say("Stopped. Photo and settings are still here.")
             yield {**self._busy(say, False), parts.status: cards.note(text, "stopped"), parts.run_id: ""}
@@ -152,7 +155,7 @@ class RunHandlers:
                     parts.normals: _captioned(say, event.normals),
                 }
             case CoarseMeshReady():
-                return {parts.model: gr.update(value=str(event.path), visible=True)}
+                return {parts.model: str(event.path)}
             case Done():
                 return self._done(say, event)
         return {}
@@ -171,7 +174,7 @@ class RunHandlers:
             parts.tabs: gr.update(visible=True),
             parts.empty: gr.update(visible=False),
             parts.look: gr.update(value="texture", visible=True),
-            parts.model: gr.update(value=str(event.glb), visible=True),
+            parts.model: str(event.glb),
             parts.links: gr.update(value=cards.main_downloads(say, job, event), visible=True),
             parts.actions: gr.update(visible=True),
             parts.compare: None,
@@ -186,7 +189,7 @@ class RunHandlers:
         """Take the run before off the page: what is shown is always one run's."""
         parts = self.parts
         return {
-            parts.model: gr.update(value=None, visible="hidden"),
+            parts.model: None,
             parts.empty: gr.update(visible=True),
             parts.look: gr.update(visible=False),
             parts.links: gr.update(visible=False),
