@@ -20,10 +20,13 @@ ADDRESS = """(run) => {
 }"""
 
 # Names for those who do not see the page, a key for those who type, and the result in sight on phones.
-OPEN = """() => {
+_OPEN = """() => {
   const fold = document.getElementById('settings-button');
   fold.setAttribute('aria-expanded', 'false');
   fold.setAttribute('aria-controls', 'settings');
+  document.querySelectorAll('#examples button.gallery-item').forEach((button, i) => {
+    button.setAttribute('aria-label', `${TEXT} ${i + 1}`);
+  });
   document.addEventListener('keydown', (event) => {
     const go = event.key === 'Enter' && (event.ctrlKey || event.metaKey);
     if (go) document.getElementById('generate')?.click();
@@ -71,6 +74,11 @@ setInterval(() => {
   show(box, (+box.querySelector('input').value + 1) % +box.dataset.frames);
 }, 110);
 """
+
+
+def on_open() -> str:
+    """Return what is done once when the page is opened."""
+    return _OPEN.replace("TEXT", _in_all("Example"))
 
 
 def copy_link() -> str:

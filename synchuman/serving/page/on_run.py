@@ -84,16 +84,23 @@ class RunHandlers:
         if not run_id:
             yield self._unchanged()
             return
-        yield self._cleared()
 
         def begin() -> Iterator[Told]:
             return self.runs.open(session_of(request), who_is(request), str(run_id))
 
+        # What is over comes in one piece: of updates that follow at once, Gradio's browser side loses some.
+        together: Update | None = self._cleared()
         for update in self._stream(request, begin, begun=False):
             update.pop(self.parts.cutout, None)
             if photo is None and self.parts.generate in update:
                 update[self.parts.generate] = gr.update(interactive=False)
-            yield update or self._unchanged()
+            if together is None:
+                yield update or self._unchanged()
+                continue
+            together.update(update)
+            if self.parts.cancel in together:  # it goes on, or this was its end
+                yield together
+                together = None
 
     def clear(self, request: gr.Request, run_id: str) -> Update:
         """Take a run off the page that was deleted; nothing while there is one."""

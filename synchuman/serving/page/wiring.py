@@ -80,7 +80,7 @@ def wire(page: gr.Blocks, parts: Parts, runs: Runs, cache: Path) -> None:
     listed = [parts.runs_card, parts.runs, parts.ids]
     first = [parts.preset, parts.look, parts.kind, parts.run_id, *fresh, *listed]
     parts.timer.tick(results.refresh, None, fresh, **QUICK)
-    page.load(None, None, None, js=browser.OPEN, **QUICK)
+    page.load(None, None, None, js=browser.on_open(), **QUICK)
     page.load(results.opened, parts.kept, first, **QUICK).then(**opening, **PRIVATE)
 
 
