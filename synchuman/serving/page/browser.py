@@ -49,6 +49,12 @@ _COPY = """() => {
   else prompt(before, location.href);
 }"""
 
+_NAME = """() => {
+  document.querySelectorAll('#compare button:not([aria-label])').forEach((handle) => {
+    handle.setAttribute('aria-label', TEXT);
+  });
+}"""
+
 _CONFIRM = "(run, sure, kept) => [run, confirm(TEXT), kept]"
 
 # Run when the turntable's component is mounted; it looks after whatever turntable is in it.
@@ -79,6 +85,11 @@ setInterval(() => {
 def on_open() -> str:
     """Return what is done once when the page is opened."""
     return _OPEN.replace("TEXT", _in_all("Example"))
+
+
+def name_compare() -> str:
+    """Return what names the handle between photo and model."""
+    return _NAME.replace("TEXT", _in_all("Photo and model"))
 
 
 def copy_link() -> str:

@@ -254,13 +254,16 @@ def _tabs(labels: Labels) -> dict[str, Any]:
                     )
                 )
             )
-            faces = controls.control("faces", labels, elem_id="new-faces")
-            size = controls.control("texture_size", labels, elem_id="new-texture")
-            retexture = gr.Button(labels.text("Texture again"), variant="primary", elem_id="retexture")
         with gr.Tab(
             labels.text("Details"), id="details", interactive=False, render_children=True
         ) as details_tab:
             numbers, files = gr.HTML("", elem_id="numbers"), gr.HTML("", elem_id="files")
+    # Below the tabs and not in one, shown by the style sheet: what is typed into a control that has just been
+    # mounted is lost.
+    with gr.Column(elem_id="texture-panel"):
+        faces = controls.control("faces", labels, elem_id="new-faces")
+        size = controls.control("texture_size", labels, elem_id="new-texture")
+        retexture = gr.Button(labels.text("Texture again"), variant="primary", elem_id="retexture")
     return {
         "tabs": tabs, "kind": kind, "colors": colors, "normals": normals, "compare_tab": compare_tab,
         "compare": compare, "turntable_tab": turn_tab, "turntable": turntable, "texture_tab": texture_tab,
