@@ -27,6 +27,12 @@ _OPEN = """() => {
   document.querySelectorAll('#examples button.gallery-item').forEach((button, i) => {
     button.setAttribute('aria-label', `${TEXT} ${i + 1}`);
   });
+  // Pictures are buttons without a name; the label of their field is for those who do not see it.
+  const nameless = '#cutout button:not([aria-label]), #people button:not([aria-label])';
+  const name = (button) => button.closest('.block')?.querySelector('label')?.textContent.trim();
+  new MutationObserver(() => document.querySelectorAll(nameless).forEach((button) => {
+    button.setAttribute('aria-label', name(button) || TEXT);
+  })).observe(document.body, { childList: true, subtree: true });
   document.addEventListener('keydown', (event) => {
     const go = event.key === 'Enter' && (event.ctrlKey || event.metaKey);
     if (go) document.getElementById('generate')?.click();
@@ -47,12 +53,6 @@ _COPY = """() => {
   };
   if (navigator.clipboard) navigator.clipboard.writeText(location.href).then(done);
   else prompt(before, location.href);
-}"""
-
-_NAME = """() => {
-  document.querySelectorAll('#compare button:not([aria-label])').forEach((handle) => {
-    handle.setAttribute('aria-label', TEXT);
-  });
 }"""
 
 _CONFIRM = "(run, sure, kept) => [run, confirm(TEXT), kept]"
@@ -85,11 +85,6 @@ setInterval(() => {
 def on_open() -> str:
     """Return what is done once when the page is opened."""
     return _OPEN.replace("TEXT", _in_all("Example"))
-
-
-def name_compare() -> str:
-    """Return what names the handle between photo and model."""
-    return _NAME.replace("TEXT", _in_all("Photo and model"))
 
 
 def copy_link() -> str:

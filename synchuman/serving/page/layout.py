@@ -28,6 +28,19 @@ MODEL_HEIGHT = "min(620px, 74vh)"
 MAX_AGE = 24 * 3600  # seconds that Gradio keeps its copies of uploads and results
 
 
+class PhotoField(gr.Image):
+    """An image field that hands the file over as it was sent: our own decoding knows HEIC, and what is wrong.
+
+    A class, as Gradio makes components anew from theirs when an event writes to them.
+    """
+
+    is_template = True  # the browser takes it for its base class
+
+    def preprocess(self, payload: Any) -> str | None:
+        """Return the path of the file."""
+        return None if payload is None else payload.path
+
+
 def theme() -> gr.themes.Base:
     """Return the look: system fonts only, so that nothing is fetched from outside."""
     fonts = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"]
@@ -109,13 +122,11 @@ def _photo_card(labels: Labels) -> dict[str, Any]:
                 )
             )
         )
-        photo = gr.Image(
+        photo = PhotoField(
             label=labels.text("Photo"), show_label=False, type="filepath", image_mode=None, height=320,
             elem_id="photo", sources=["upload", "clipboard", "webcam"], buttons=[],
             placeholder=labels.text("Drop, paste or click"),
         )  # fmt: skip
-        # Gradio would open the file and fail at HEIC; our own decoding gets the bytes as they were sent.
-        photo.preprocess = _path  # type: ignore[method-assign]
         file = gr.UploadButton(
             labels.text("HEIC from a phone"), file_types=[".heic", ".heif"], size="sm", elem_id="heic",
             type="filepath",
@@ -291,7 +302,3 @@ def _gallery(labels: Labels, name: str) -> gr.Gallery:
         object_fit="contain", interactive=False, buttons=["download", "fullscreen"], elem_id=name,
         elem_classes="views",
     )  # fmt: skip
-
-
-def _path(payload: Any) -> str | None:
-    return None if payload is None else payload.path
