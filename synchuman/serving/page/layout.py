@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABCMeta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,17 +29,16 @@ MODEL_HEIGHT = "min(620px, 74vh)"
 MAX_AGE = 24 * 3600  # seconds that Gradio keeps its copies of uploads and results
 
 
-class PhotoField(gr.Image):
-    """An image field that hands the file over as it was sent: our own decoding knows HEIC, and what is wrong.
+def _path(field: gr.Image, payload: Any) -> str | None:
+    return None if payload is None else payload.path
 
-    A class, as Gradio makes components anew from theirs when an event writes to them.
-    """
 
-    is_template = True  # the browser takes it for its base class
-
-    def preprocess(self, payload: Any) -> str | None:
-        """Return the path of the file."""
-        return None if payload is None else payload.path
+# An image field that hands the file over as it was sent: our own decoding knows HEIC, and what is wrong with a
+# photo. A class, as Gradio makes components anew from theirs when an event writes to them; made in this way, as
+# Gradio writes a stub file beside every module with a class statement of this kind.
+PhotoField: Any = ABCMeta.__new__(
+    type(gr.Image), "PhotoField", (gr.Image,), {"preprocess": _path, "is_template": True}
+)
 
 
 def theme() -> gr.themes.Base:

@@ -125,9 +125,7 @@ def _result(parts: Parts, results: ResultHandlers) -> None:
     parts.look.input(
         results.look, [parts.run_id, parts.look], parts.model, show_progress="minimal", **PRIVATE
     )
-    parts.compare_tab.select(results.compare, [parts.run_id, parts.compare], parts.compare, **PRIVATE).then(
-        None, js=browser.name_compare(), **QUICK
-    )
+    parts.compare_tab.select(results.compare, [parts.run_id, parts.compare], parts.compare, **PRIVATE)
     parts.turntable_tab.select(results.before_turntable, parts.turntable, parts.turntable, **QUICK).then(
         results.turntable, [parts.run_id, parts.turntable], parts.turntable, **PRIVATE
     )
