@@ -2,7 +2,6 @@
 
 import os
 import sys
-from typing import Any
 
 from synchuman.serving.space import VARIANT_VARIABLE, in_space, space_arguments
 from synchuman.serving.zerogpu import on_zerogpu
@@ -11,15 +10,6 @@ if on_zerogpu():
     import spaces  # noqa: F401  before anything imports torch
 
 from synchuman.cli import main
-
-
-def __getattr__(name: str) -> Any:
-    """Build `demo` for those who import it (Gradio's reload, notebooks); nothing is built before."""
-    if name != "demo":
-        raise AttributeError(name)
-    from synchuman.serving.launch import ServeOptions, make_page
-
-    return make_page(ServeOptions())
 
 
 def start() -> int:

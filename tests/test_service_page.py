@@ -64,7 +64,7 @@ def test_a_person_logs_in_and_makes_a_model(server: Server) -> None:
             {"name": "me.png", "mimeType": "image/png", "buffer": person()}
         )
         playwright.expect(page.locator("#generate")).to_be_enabled(timeout=PATIENCE)
-        page.locator("#settings > button").click()
+        page.locator("#settings-button").click()
         boxes = {
             name: page.locator(f"#setting-{name} input[type=number]")
             for name in (
@@ -77,7 +77,6 @@ def test_a_person_logs_in_and_makes_a_model(server: Server) -> None:
             )
         }
         playwright.expect(boxes["faces"]).to_be_visible()
-        page.wait_for_timeout(500)
         for name, box in boxes.items():
             box.fill(str(QUICK[name]))
             box.press("Tab")

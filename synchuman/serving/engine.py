@@ -125,6 +125,9 @@ class Engine:
             self.status = "broken"
             raise EngineBroken(self.broken)
 
+    def admit(self, job: str) -> None:
+        """Hear of a job in the thread of its request; a process of its own needs nothing of that."""
+
     def run(self, job: Job, folder: Path, stop: threading.Event, report: Report) -> Outcome:
         """Run a job to its end.
 

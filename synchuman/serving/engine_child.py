@@ -242,8 +242,14 @@ def load_pipeline(
 
     pipeline = SyncHuman.load(variant, device, dtype, placement, stage2_device, report)
     warm_up()
-    about = {"device": str(pipeline.device), "dtype": str(pipeline.dtype).removeprefix("torch.")}
-    return pipeline, {**about, "gpu": _gpu_name(pipeline.device)}
+    about = {
+        "device": str(pipeline.device),
+        "dtype": str(pipeline.dtype).removeprefix("torch."),
+        "gpu": _gpu_name(pipeline.device),
+        "stage2": pipeline.stage2 is not None,
+        "structure_decoder": pipeline.stage1.networks.structure_decoder is not None,
+    }
+    return pipeline, about
 
 
 def _loading_teller(tell: Tell) -> Callable[[Progress], None]:

@@ -1,25 +1,25 @@
-"""Brings the page up: who may reach it, where files go, what is switched off."""
+"""Brings the page up, on the service: who may reach it, at which port, with a public link or without."""
 
 from __future__ import annotations
 
 import logging
 import os
-import tempfile
+import secrets
+import socket
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    import gradio as gr
-
-    from synchuman.pipeline import SyncHuman
+    from synchuman.serving.options import ServiceOptions
 
 LOGGER = logging.getLogger(__name__)
 
+ASSETS = Path(__file__).resolve().parents[2] / "assets"
 LOCAL = ("127.0.0.1", "localhost", "::1")
-MAX_UPLOAD = 32 * 2**20  # bytes; the photo room refuses larger ones with a sentence, this guards the disk
-MAX_QUEUE = 64
+FIRST_PORT, PORTS = 7860, 100
+HOUR = 3600.0
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class ServeOptions:
         dtype: See `SyncHuman.load`.
         placement: See `SyncHuman.load`.
         stage2_device: See `SyncHuman.load`.
-        outputs: Folder for runs and uploads; None for one in the system's temporary folder.
+        outputs: Folder for jobs and uploads; None for a private one in the system's temporary folder.
         keep_hours: Hours after which runs and uploads are deleted.
     """
 
@@ -71,92 +71,82 @@ def check(options: ServeOptions) -> None:
         )
 
 
-def folders(options: ServeOptions) -> tuple[Path, Path]:
-    """Return the folders for runs and for Gradio's copies, private to this user, and tell Gradio its own."""
-    root = options.outputs or Path(tempfile.gettempdir()) / f"synchuman-{_user()}"
-    runs, cache = root / "runs", root / "cache"
-    for folder in (root, runs, cache):
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    os.environ["GRADIO_TEMP_DIR"] = str(cache)
-    os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-    return runs, cache
+def service_options(options: ServeOptions) -> ServiceOptions:
+    """Return the options of the service that stands behind the page."""
+    from synchuman.serving.options import Limits, ServiceOptions
 
-
-def make_page(options: ServeOptions) -> gr.Blocks:
-    """Build the page; the weights are read in the background meanwhile."""
-    from synchuman.serving.sweep import keep_swept
-    from synchuman.serving.zerogpu import lend, on_zerogpu
-
-    runs, cache = folders(options)
-    keep_swept([runs, cache], options.keep_hours * 3600)
-
-    from synchuman.serving.page import build_page
-    from synchuman.serving.runner import Runner
-
-    def load() -> SyncHuman:
-        from synchuman.photo import warm_up
-        from synchuman.pipeline import SyncHuman
-
-        pipeline = SyncHuman.load(
-            options.variant, options.device, options.dtype, options.placement, options.stage2_device
-        )
-        warm_up()
-        return pipeline
-
-    if on_zerogpu():
-        # Networks are taken over from this thread, when the page opens.
-        ready = lend(load())
-        return build_page(Runner(lambda: ready, runs))
-    return build_page(Runner(load, runs))
+    return ServiceOptions(
+        data=options.outputs,
+        variant=options.variant,
+        devices=tuple(options.device.split(",")),
+        dtype=options.dtype,
+        placement=options.placement,
+        stage2_device=options.stage2_device,
+        limits=replace(Limits(), keep_seconds=options.keep_hours * HOUR),
+        passwords=dict(options.auth),
+        public=options.share or options.host not in LOCAL,
+    )
 
 
 def serve(options: ServeOptions, announce: Callable[[str], object]) -> None:
-    """Bring the page up and stay until it is interrupted.
+    """Bring the page up, with the REST routes beside it, and stay until it is interrupted.
 
     Args:
         options: How.
         announce: Called with each address under which the page is up.
 
     Raises:
-        Refused: See `check`.
+        Refused: See `check`; or the port cannot be used, or the folder of the runs cannot.
     """
     check(options)
-    page = make_page(options)
-    for address in open_page(page, options):
+    from synchuman.serving import server
+    from synchuman.serving.options import DataFolderError
+    from synchuman.serving.page.mount import mount_page
+    from synchuman.serving.store import StoreError
+
+    port = options.port if options.port is not None else free_port(options.host)
+
+    def up(address: str) -> None:
         announce(address)
-    page.block_thread()
+        if options.share:
+            _share(options.host, int(address.rpartition(":")[2]), announce)
+
+    try:
+        server.serve(service_options(options), options.host, port, up, mount_page)
+    except (DataFolderError, StoreError) as error:
+        raise Refused(str(error)) from None
 
 
-def open_page(page: gr.Blocks, options: ServeOptions) -> list[str]:
-    """Serve a page in the background and return its addresses: the local one, then the shared one."""
-    from synchuman.serving.page import CSS, EXAMPLES, theme
+def free_port(host: str) -> int:
+    """Return the first free port from 7860.
 
-    page.queue(max_size=MAX_QUEUE)
-    _, local, shared = page.launch(
-        server_name=options.host,
-        server_port=options.port,
-        share=options.share,
-        auth=list(options.auth) or None,
-        theme=theme(),
-        css_paths=CSS,
-        allowed_paths=[str(EXAMPLES), *_outside(options)],
-        max_file_size=MAX_UPLOAD,
-        enable_monitoring=False,
-        run_history=False,
-        footer_links=["api"],
-        ssr_mode=False,
-        show_error=True,
-        prevent_thread_lock=True,
-        quiet=True,
-    )
-    return [address for address in (local, shared) if address]
+    Raises:
+        Refused: A hundred of them are in use.
+    """
+    for port in range(FIRST_PORT, FIRST_PORT + PORTS):
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+            try:
+                probe.bind((host, port))
+            except OSError:
+                continue
+            return port
+    raise Refused(f"The ports {FIRST_PORT} to {FIRST_PORT + PORTS - 1} are all in use; give another --port.")
 
 
-def _outside(options: ServeOptions) -> list[str]:
-    return [str(options.outputs / "runs")] if options.outputs else []
+def _share(host: str, port: int, announce: Callable[[str], object]) -> None:
+    """Open a public Gradio link in the background and tell its address; without a network say so."""
+    import threading
 
+    def connect() -> None:
+        from gradio.networking import setup_tunnel
 
-def _user() -> str:
-    import getpass
+        try:
+            here = "127.0.0.1" if host in ("0.0.0.0", "::") else host
+            announce(setup_tunnel(here, port, secrets.token_urlsafe(32), None, None))
+        except (
+            Exception
+        ) as error:  # what a download, a tunnel and a name service can raise is not to be listed
+            LOGGER.error("no public link: %s", error)
+            announce("no public link: Gradio's share server cannot be reached; the local address works")
 
-    return getpass.getuser()
+    threading.Thread(target=connect, name="share", daemon=True).start()

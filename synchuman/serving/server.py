@@ -258,7 +258,7 @@ def _times(value: float | None, unit: float) -> Any:
 def _page() -> Callable[[Service], Callable[[FastAPI], None]]:
     if os.environ.get("GRADIO_VIBE_MODE"):
         raise Refused("GRADIO_VIBE_MODE lets visitors run code on this machine; unset it.")
-    from synchuman.serving.page_mount import mount_page
+    from synchuman.serving.page.mount import mount_page
 
     return mount_page
 

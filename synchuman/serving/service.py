@@ -17,7 +17,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from synchuman.serving import folders
-from synchuman.serving.engine import Engine, child_arguments
+from synchuman.serving.engines import build_engines
 from synchuman.serving.exporting import Exporter
 from synchuman.serving.feed import Feed, Message
 from synchuman.serving.janitor import Janitor
@@ -87,7 +87,7 @@ class Service:
         self._line: tuple[float, dict[str, dict[str, Any]]] = (0.0, {})
         self._guard = threading.Lock()
         self._estimator = Estimator(self.store.latest_done(LEARN_FROM))
-        self.workers = [Worker(self, engine) for engine in self._engines()]
+        self.workers = [Worker(self, engine) for engine in build_engines(options, self.places.locks)]
         self.exporter = Exporter(self)
         self.janitor = Janitor(self)
         self.janitor.recover()
@@ -165,6 +165,8 @@ class Service:
         folders.make(folder, photo)
         with self._guard:
             self._live[job.id] = Live(job)
+        for worker in self.workers:
+            worker.engine.admit(job.id)
         try:
             if request.parent is not None:
                 self._inherit(request.parent, folder)
@@ -366,18 +368,6 @@ class Service:
             feed = self.live(job_id).feed
             if feed.newest("queued") != place:
                 feed.tell("queued", place)
-
-    def _engines(self) -> list[Engine]:
-        options, seconds = self.options, self.limits.max_run_seconds
-        if options.ray is None:
-            return [
-                Engine(device, seconds, child_arguments(options, device, self.places.locks))
-                for device in options.devices
-            ]
-        from synchuman.serving.cluster.engine import cluster_engines
-
-        model = options.variant, options.devices[0], options.dtype
-        return [*cluster_engines(options.ray, options.ray_actors, *model, seconds)]
 
     def _inherit(self, parent_id: str, folder: Path) -> None:
         parent = self.get(parent_id)

@@ -88,13 +88,22 @@ class Lent:
         given = self._signature.bind(*arguments, **named)
         given.apply_defaults()
         began: float | None = None
-        for step in self._lent(*given.args):
+        for step in self._plainly(given.args):
             # Waiting for a card is no work: the clock starts with the first step.
             began = time.monotonic() if began is None else began
             yield step
         if began is not None and given.arguments["steps"] > 1:
             took = time.monotonic() - began
             self._stopwatch.learn(given.arguments["steps"] - 1, given.arguments["guidance"], took)
+
+    def _plainly(self, arguments: tuple[Any, ...]) -> Iterator[Any]:
+        """Sample; what `spaces` tells visitors (their time is used up) stays a sentence for them."""
+        import gradio as gr
+
+        try:
+            yield from self._lent(*arguments)
+        except gr.Error as error:
+            raise ValueError(str(error.message)) from error
 
     def _ask(self, given: tuple[Any, ...]) -> int:
         named = self._signature.bind(*given).arguments

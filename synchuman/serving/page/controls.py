@@ -10,25 +10,28 @@ from annotated_types import Ge, Le, MultipleOf
 from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
+from synchuman.serving.page.texts import Labels
 from synchuman.settings import Settings
 
 FIELDS = tuple(Settings.model_fields)
 
 
-def control(name: str, value: Any = None) -> gr.components.Component:
+def control(name: str, labels: Labels, value: Any = None, elem_id: str | None = None) -> Any:
     """Return the control of one field: a dropdown for choices, a number for the seed, else a slider.
 
     Args:
         name: Field of `Settings`.
+        labels: Takes its texts up for translation.
         value: What it shows at first; None for the field's default.
+        elem_id: Its id on the page; None for one made of the name.
     """
     field = Settings.model_fields[name]
     shown = field.default if value is None else value
     common: dict[str, Any] = {
-        "label": field.title,
-        "info": field.description,
+        "label": labels.text(field.title or name),
+        "info": labels.text(field.description or ""),
         "value": shown,
-        "elem_id": f"setting-{name}",
+        "elem_id": elem_id or f"setting-{name}",
         "interactive": True,
     }
     if typing.get_origin(field.annotation) is typing.Literal:

@@ -1,0 +1,34 @@
+"""Which engines compute for a service: processes of this machine, actors of a cluster, or a lent card."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from synchuman.serving.engine import Engine, child_arguments
+from synchuman.serving.options import ServiceOptions
+from synchuman.serving.zerogpu import lend, on_zerogpu
+
+
+def build_engines(options: ServiceOptions, locks: Path) -> list[Engine]:
+    """Return the engines of a service, one for each of its workers.
+
+    Args:
+        options: Of the service.
+        locks: Folder of the files that stand for devices.
+
+    Raises:
+        ClusterError: Ray is not installed, or the cluster cannot be reached, or has no room.
+    """
+    seconds = options.limits.max_run_seconds
+    model = options.variant, options.devices[0], options.dtype
+    if options.ray is not None:
+        from synchuman.serving.cluster.engine import cluster_engines
+
+        return [*cluster_engines(options.ray, options.ray_actors, *model, seconds)]
+    if on_zerogpu():
+        from synchuman.serving.engine_child import load_pipeline
+        from synchuman.serving.engine_inside import InsideEngine
+
+        pipeline, about = load_pipeline(*model, options.placement)
+        return [InsideEngine(lend(pipeline), about, locks / "zerogpu.lock", seconds)]
+    return [Engine(device, seconds, child_arguments(options, device, locks)) for device in options.devices]

@@ -1,0 +1,242 @@
+"""What happens when a run is started, watched, stopped or opened again."""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import gradio as gr
+import numpy as np
+
+from synchuman.events import (
+    Cancelled,
+    CoarseMeshReady,
+    CutoutReady,
+    Done,
+    PhotoError,
+    Progress,
+    ViewsReady,
+)
+from synchuman.runfolder import RunFolderError
+from synchuman.serving.auth import ANONYMOUS
+from synchuman.serving.failures import explain
+from synchuman.serving.jobs import ServiceError
+from synchuman.serving.page import cards, controls, texts
+from synchuman.serving.page.on_photo import fit, photo_bytes
+from synchuman.serving.page.runs import Busy, Runs, Started, Told, Waiting
+from synchuman.serving.page.texts import Texts
+from synchuman.settings import Settings
+from synchuman.views import VIEWS
+
+if TYPE_CHECKING:
+    from synchuman.serving.page.parts import Parts
+
+LOGGER = logging.getLogger(__name__)
+
+Update = dict[Any, Any]
+
+
+class RunHandlers:
+    """The functions that stream a run; they hold no state beyond the runs and the page's parts."""
+
+    def __init__(self, runs: Runs, parts: Parts) -> None:
+        """Serve one page."""
+        self.runs = runs
+        self.parts = parts
+
+    def generate(
+        self,
+        request: gr.Request,
+        photo: str | None,
+        person: int | None,
+        touched: str | None,
+        *values: Any,
+    ) -> Iterator[Update]:
+        """Make the model; streams progress, views, result. `values` are the settings in their order."""
+
+        def begin() -> Iterator[Told]:
+            if photo is None:
+                raise PhotoError("Choose a photo first.")
+            settings = controls.read(values)
+            whom = person if touched is None else None
+            data = photo_bytes(photo, touched)
+            return self.runs.generate(session_of(request), who_is(request), data, settings, whom)
+
+        yield {**self._cleared(), self.parts.run_id: ""}
+        yield from self._stream(request, begin)
+
+    def retexture(self, request: gr.Request, run_id: str, faces: float, texture: float) -> Iterator[Update]:
+        """Decimate and texture the shown run anew; streams like `generate`."""
+
+        def begin() -> Iterator[Told]:
+            who = who_is(request)
+            settings = self.runs.find(who, run_id).request.settings
+            values = {**settings.model_dump(), "faces": faces, "texture_size": texture}
+            changed = controls.read([values[name] for name in controls.FIELDS])
+            return self.runs.retexture(session_of(request), who, run_id, changed)
+
+        yield from self._stream(request, begin)
+
+    def open(self, request: gr.Request, run_id: str | None, photo: str | None) -> Iterator[Update]:
+        """Show a run again, or go on watching it; nothing without an id. The photo chosen now stays."""
+        if not run_id:
+            yield self._unchanged()
+            return
+
+        def begin() -> Iterator[Told]:
+            return self.runs.open(session_of(request), who_is(request), str(run_id))
+
+        # What is over comes in one piece: of updates that follow at once, Gradio's browser side loses some.
+        together: Update | None = self._cleared()
+        for update in self._stream(request, begin, begun=False):
+            update.pop(self.parts.cutout, None)
+            if photo is None and self.parts.generate in update:
+                update[self.parts.generate] = gr.update(interactive=False)
+            if together is None:
+                yield update or self._unchanged()
+                continue
+            together.update(update)
+            if self.parts.cancel in together:  # it goes on, or this was its end
+                yield together
+                together = None
+
+    def clear(self, request: gr.Request, run_id: str) -> Update:
+        """Take a run off the page that was deleted; nothing while there is one."""
+        if run_id:
+            return self._unchanged()
+        note = cards.note(texts.of_request(request)("Deleted."), "stopped")
+        return {**self._cleared(), self.parts.status: note}
+
+    def cancel(self, request: gr.Request) -> Update:
+        """Ask this session's run to stop."""
+        say = texts.of_request(request)
+        if not self.runs.cancel(session_of(request)):
+            return {self.parts.cancel: gr.update(interactive=False)}
+        return {
+            self.parts.cancel: gr.update(interactive=False, value=say("Stopping …")),
+            self.parts.status: cards.note(say("Stopping after this step …"), "running"),
+        }
+
+    def _stream(
+        self, request: gr.Request, begin: Callable[[], Iterator[Told]], begun: bool = True
+    ) -> Iterator[Update]:
+        """Show what a run tells; `begun` says whether it surely goes on, so that Cancel is there at once."""
+        parts, say = self.parts, texts.of_request(request)
+        try:
+            if begun:
+                yield {**self._busy(say, True), parts.status: cards.progress(say, Progress("cut-out", 0, 1))}
+            for event in begin():
+                update = self._show(say, event)
+                if update:
+                    yield update
+            # Gradio sends what comes last twice. A viewer that gets its first model twice shows none; and
+            # callers of the endpoint get what comes last.
+            yield {parts.glb: str(event.glb)} if isinstance(event, Done) else self._unchanged()
+        except Cancelled:
+            text = say("Stopped. Photo and settings are still here.")
+            yield {**self._busy(say, False), parts.status: cards.note(text, "stopped"), parts.run_id: ""}
+        except Exception as error:
+            sentence = say.sentence(_sentence(error))
+            yield {**self._busy(say, False), parts.status: cards.note(sentence, "error"), parts.run_id: ""}
+            # Callers of the endpoint get an error, too, and not a finished run without a model.
+            raise gr.Error(sentence, print_exception=False) from error
+
+    def _show(self, say: Texts, event: Told) -> Update:
+        parts = self.parts
+        match event:
+            case Started(job=job):
+                return {parts.run_id: job.id, **(self._busy(say, True) if job.active else {})}
+            case Progress():
+                return {parts.status: cards.progress(say, event)}
+            case Waiting():
+                return {parts.status: cards.waiting(say, event)}
+            case CutoutReady():
+                return {parts.cutout: gr.update(value=fit(event.image), visible=True)}
+            case ViewsReady():
+                return {
+                    parts.tabs: gr.update(visible=True),
+                    parts.empty: gr.update(visible=False),
+                    parts.colors: _captioned(say, event.colors),
+                    parts.normals: _captioned(say, event.normals),
+                }
+            case CoarseMeshReady():
+                return {parts.model: str(event.path)}
+            case Done():
+                return self._done(say, event)
+        return {}
+
+    def _done(self, say: Texts, event: Done) -> Update:
+        parts = self.parts
+        job = self.runs.service.get(event.folder.name)
+        settings: Settings = job.request.settings
+        memory = self.runs.folder(job).read_record().get("peak_memory", {})
+        files = self.runs.service.files(job)
+        return {
+            **self._busy(say, False),
+            **{tab: gr.update(interactive=True) for tab in parts.later_tabs},
+            parts.run_id: job.id,
+            parts.status: cards.finished(say, event),
+            parts.tabs: gr.update(visible=True),
+            parts.empty: gr.update(visible=False),
+            parts.look: gr.update(value="texture", visible=True),
+            parts.model: str(event.glb),
+            parts.links: gr.update(value=cards.main_downloads(say, job, event), visible=True),
+            parts.actions: gr.update(visible=True),
+            parts.compare: None,
+            parts.turntable: "",
+            parts.new_faces: settings.faces,
+            parts.new_texture: settings.texture_size,
+            parts.numbers: cards.statistics(say, event, job, memory),
+            parts.files: cards.all_files(say, job, files),
+        }
+
+    def _cleared(self) -> Update:
+        """Take the run before off the page: what is shown is always one run's."""
+        parts = self.parts
+        return {
+            parts.model: None,
+            parts.empty: gr.update(visible=True),
+            parts.look: gr.update(visible=False),
+            parts.links: gr.update(visible=False),
+            parts.actions: gr.update(visible=False),
+            parts.tabs: gr.update(visible=False, selected="views"),
+            **{tab: gr.update(interactive=False) for tab in parts.later_tabs},
+            parts.colors: None,
+            parts.normals: None,
+        }
+
+    def _unchanged(self) -> Update:
+        # Gradio takes an empty update, or none, for one that empties everything.
+        return {self.parts.status: gr.skip()}
+
+    def _busy(self, say: Texts, busy: bool) -> Update:
+        return {
+            self.parts.generate: gr.update(interactive=not busy),
+            self.parts.retexture: gr.update(interactive=not busy),
+            self.parts.cancel: gr.update(interactive=busy, visible=busy, value=say("Cancel")),
+        }
+
+
+def who_is(request: gr.Request) -> str:
+    """Return whose runs these are: the name that the service's guard let in."""
+    return request.username or f"{ANONYMOUS}nobody"
+
+
+def session_of(request: gr.Request) -> str:
+    """Return the name of this visit; a call without one is a visit of its own."""
+    return request.session_hash or uuid.uuid4().hex
+
+
+def _captioned(say: Texts, images: np.ndarray) -> list[tuple[np.ndarray, str]]:
+    """Return stored views the way a camera would see them, each with its name."""
+    shown = [image[:, ::-1] if view.mirrored else image for image, view in zip(images, VIEWS)]
+    return [(np.ascontiguousarray(image), say(view.name.capitalize())) for image, view in zip(shown, VIEWS)]
+
+
+def _sentence(error: Exception) -> str:
+    if isinstance(error, PhotoError | Busy | ServiceError | RunFolderError | ValueError):
+        return str(error)
+    LOGGER.error("a run failed", exc_info=error)
+    return explain(error)[1]
