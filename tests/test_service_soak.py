@@ -1,4 +1,4 @@
-"""Runs, one after the other: nothing grows. Thirty of them with FUZZ=6; bench/service_load.py does it under load."""
+"""Runs, one after the other: nothing grows. Thirty of them with FUZZ=10; bench/service_load.py does it under load."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from pathlib import Path
 from fuzzing import FUZZ
 from service_server import Server, shared_server
 
-WARM_UP = 3  # until all libraries are loaded and pools are as large as they get
-RUNS = 5 * FUZZ
+WARM_UP = 2  # until all libraries are loaded and pools are as large as they get
+RUNS = 3 * FUZZ
 MIB = 2**20
 GROWTH = 12 * MIB  # per run; what a run makes (its mesh alone has more) would show
 CLIENTS_FILES = 8
