@@ -56,10 +56,10 @@ def job(server: Server) -> dict:
 
 
 def routes() -> list[tuple[str, str]]:
-    from synchuman.serving import routes_about, routes_generate, routes_jobs, routes_pages
+    from synchuman.serving import routes_about, routes_exports, routes_generate, routes_jobs, routes_pages
 
     found = []
-    for module in (routes_about, routes_generate, routes_jobs, routes_pages):
+    for module in (routes_about, routes_exports, routes_generate, routes_jobs, routes_pages):
         found += [(method, route.path) for route in module.router.routes for method in route.methods]
     return sorted({*found, ("GET", "/"), ("GET", "/openapi.json")})
 
@@ -86,7 +86,9 @@ def test_the_walk_knows_every_route(server: Server) -> None:
 
 @pytest.mark.parametrize(("method", "path"), routes())
 def test_every_route_asks_who_calls(server: Server, job: dict, method: str, path: str) -> None:
-    address = path.replace("{job_id}", job["id"]).replace("{name:path}", "run.json")
+    address = (
+        path.replace("{job_id}", job["id"]).replace("{name:path}", "run.json").replace("{format}", "obj")
+    )
     with stranger(server) as nobody, stranger(server, **{"X-API-Key": "wrong-key-000000"}) as liar:
         answer = nobody.request(method, address)
         if path in OPEN:
