@@ -19,10 +19,11 @@ import pytest
 import torch
 
 import app
-from synchuman.placement import SHIPPED
 from synchuman.serving.space import space_arguments
 from synchuman.serving.zerogpu import Stopwatch, on_host, on_zerogpu
 from synchuman.settings import preset
+from synchuman.stage2.networks import load_stage2_config
+from synchuman.weights.variants import SHIPPED
 
 ROOT = Path(__file__).resolve().parents[1]
 STEPS = 2
@@ -106,7 +107,7 @@ def space(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[tuple[str,
 
 
 def _stages() -> int:
-    return 2 if (SHIPPED / "mini/slat_flow.safetensors").exists() else 1
+    return 1 if load_stage2_config(SHIPPED / "mini") is None else 2
 
 
 @pytest.mark.parametrize("space", [{"SPACES_ZERO_GPU": "true", "ACCELERATOR": "zero-a10g"}], indirect=True)
