@@ -116,9 +116,6 @@ def shoot(browser: Any, address: str, options: Any, size: str, scheme: str, run:
 
 def give(page: Any, data: bytes) -> None:
     """Choose a photo, in place of the one before."""
-    clear = page.locator("#photo button[aria-label*=lear], #photo button[title*=lear]")
-    if clear.count():
-        clear.first.click()
     file = {"name": "photo.jpg", "mimeType": "image/jpeg", "buffer": data}
     page.locator("#photo input[type=file]").first.set_input_files(file)
 

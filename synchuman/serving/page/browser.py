@@ -35,7 +35,8 @@ _OPEN = """() => {
   })).observe(document.body, { childList: true, subtree: true });
   // A photo that the browser cannot show leaves its place empty; the sentence beside it says why.
   const shown = (event) => {
-    if (event.target.closest?.('#photo')) event.target.style.visibility = event.type === 'error' ? 'hidden' : '';
+    const picture = event.target.closest?.('#photo') ? event.target : null;
+    if (picture) picture.style.visibility = event.type === 'error' ? 'hidden' : '';
   };
   document.addEventListener('error', shown, true);
   document.addEventListener('load', shown, true);
