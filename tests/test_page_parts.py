@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from synchuman.events import Cancelled, Done, PhotoError, Progress
+from synchuman.exports import FORMATS, NO_GAUSSIANS
 from synchuman.photo.touchup import ERASE, KEEP, apply_strokes, canvas
 from synchuman.serving import page
 from synchuman.serving.auth import ANONYMOUS, LOCAL
@@ -36,7 +37,8 @@ def words_of_the_page() -> set[str]:
     found = {
         text for field in Settings.model_fields.values() for text in (field.title, field.description) if text
     }
-    found |= {*PRESETS, *cards.NAMES.values()}
+    found |= {*PRESETS, *cards.NAMES.values(), NO_GAUSSIANS}
+    found |= {text for kind in FORMATS.values() for text in (kind.title, kind.text)}
     for file in Path(page.__file__).parent.glob("*.py"):
         for node in ast.walk(ast.parse(file.read_text())):
             if not isinstance(node, ast.Call):
@@ -115,7 +117,7 @@ def test_cards_escape_and_count() -> None:
 @pytest.mark.parametrize("has", [True, False])
 def test_what_is_off_is_said_with_the_reason(has: bool) -> None:
     about = {"device": "cpu", "gpu": None, "stage2": has, "structure_decoder": has}
-    engine = SimpleNamespace(status="ready", about=about, broken=None)
+    engine = SimpleNamespace(status="ready", about=about, broken=None, loading=None)
     options = SimpleNamespace(variant="mini", image_url=False, webhooks=False, public=False, protected=has)
     service: Any = SimpleNamespace(workers=[SimpleNamespace(engine=engine)], options=options)
     rows = {row.name: row for row in capabilities.list_all(service)}
@@ -125,7 +127,9 @@ def test_what_is_off_is_said_with_the_reason(has: bool) -> None:
     assert capabilities.state_of(service, Texts()) == ("Ready · mini · CPU", "ready")
     shown = cards.capabilities(Texts("es"), rows.values())
     assert shown.count("<li") == len(rows) and ("no tienen etapa 2" in shown) is not has
-    engine.status, engine.broken = "broken", "gone"
+    engine.status, engine.loading = "starting", {"stage": "download", "step": 1200, "total": 9000}
+    assert capabilities.state_of(service, Texts())[0] == "Downloading the weights: 1,200 of 9,000 MiB"
+    engine.status, engine.broken, engine.loading = "broken", "gone", None
     assert capabilities.state_of(service, Texts())[1] == "broken"
 
 
@@ -263,6 +267,12 @@ def test_the_pages_options_become_the_services() -> None:
     assert local.passwords == {"u": "p"} and local.limits.keep_seconds == 7200 and not local.public
     # Whoever comes through the public link is a stranger, wherever the server listens.
     assert service_options(ServeOptions(share=True)).public
+
+
+def test_a_space_is_shown_in_a_frame_and_behind_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SPACE_ID", "someone/synchuman")
+    space = service_options(ServeOptions(host="0.0.0.0", allow_public=True))
+    assert space.frame_ancestors == ("https://huggingface.co",) and space.proxies == ("*",)
 
 
 def test_the_first_free_port_is_found() -> None:

@@ -74,7 +74,9 @@ def check(options: ServeOptions) -> None:
 def service_options(options: ServeOptions) -> ServiceOptions:
     """Return the options of the service that stands behind the page."""
     from synchuman.serving.options import Limits, ServiceOptions
+    from synchuman.serving.space import in_space
 
+    space = in_space(os.environ)
     return ServiceOptions(
         data=options.outputs,
         variant=options.variant,
@@ -85,6 +87,9 @@ def service_options(options: ServeOptions) -> ServiceOptions:
         limits=replace(Limits(), keep_seconds=options.keep_hours * HOUR),
         passwords=dict(options.auth),
         public=options.share or options.host not in LOCAL,
+        # A Space is shown in a frame, and reached through a proxy that alone knows who calls.
+        frame_ancestors=("https://huggingface.co",) if space else (),
+        proxies=("*",) if space else (),
     )
 
 
@@ -143,9 +148,8 @@ def _share(host: str, port: int, announce: Callable[[str], object]) -> None:
         try:
             here = "127.0.0.1" if host in ("0.0.0.0", "::") else host
             announce(setup_tunnel(here, port, secrets.token_urlsafe(32), None, None))
-        except (
-            Exception
-        ) as error:  # what a download, a tunnel and a name service can raise is not to be listed
+        # What a download, a tunnel and a name service can raise is not to be listed.
+        except Exception as error:
             LOGGER.error("no public link: %s", error)
             announce("no public link: Gradio's share server cannot be reached; the local address works")
 

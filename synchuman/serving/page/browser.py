@@ -33,6 +33,13 @@ _OPEN = """() => {
   new MutationObserver(() => document.querySelectorAll(nameless).forEach((button) => {
     button.setAttribute('aria-label', name(button) || TEXT);
   })).observe(document.body, { childList: true, subtree: true });
+  // A photo that the browser cannot show leaves its place empty; the sentence beside it says why.
+  const shown = (event) => {
+    const picture = event.target.closest?.('#photo') ? event.target : null;
+    if (picture) picture.style.visibility = event.type === 'error' ? 'hidden' : '';
+  };
+  document.addEventListener('error', shown, true);
+  document.addEventListener('load', shown, true);
   document.addEventListener('keydown', (event) => {
     const go = event.key === 'Enter' && (event.ctrlKey || event.metaKey);
     if (go) document.getElementById('generate')?.click();

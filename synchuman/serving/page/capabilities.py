@@ -46,6 +46,10 @@ def state_of(service: Service, say: Texts) -> tuple[str, str]:
         return say("Ready") + f" · {_variant(service)} · {device}", "ready"
     if all(engine.broken for engine in engines):
         return say("The weights cannot be read; the server's log says why."), "broken"
+    loading = next((engine.loading for engine in engines if engine.loading is not None), None)
+    if loading is not None and loading["stage"] == "download":
+        counts = {name: f"{loading[name]:,.0f}" for name in ("step", "total")}
+        return say("Downloading the weights: {step} of {total} MiB", **counts), "busy"
     return say("Reading the weights …"), "busy"
 
 

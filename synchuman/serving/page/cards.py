@@ -8,6 +8,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from synchuman.events import Done, Progress
+from synchuman.exports import Offer
 from synchuman.serving.jobs import Job
 from synchuman.serving.page.capabilities import Capability
 from synchuman.serving.page.runs import Waiting
@@ -168,6 +169,22 @@ def main_downloads(say: Texts, job: Job, event: Done) -> str:
         f'<a class="button" id="download-all" href="{base}/archive" download>'
         f"{escape(say('Everything (ZIP)'))}</a></div>"
     )
+
+
+def formats(say: Texts, job: Job, offers: Iterable[Offer]) -> str:
+    """Return a link to every other kind of file that the model can be had as, or why it cannot."""
+    items = ""
+    for offer in offers:
+        kind = offer.format
+        title = escape(say(kind.title))
+        link = f'<a href="jobs/{job.id}/exports/{kind.name}" download>{title}</a>'
+        text = escape(say(kind.text) if offer.lacking is None else say(offer.lacking))
+        items += f"<li>{link if offer.lacking is None else f'<s>{title}</s>'}<span>{text}</span></li>"
+    title, text = (
+        say("More formats: USDZ, OBJ, STL, 3MF, film …"),
+        say("Made when you click: seconds, films longer."),
+    )
+    return f'<details class="files" id="formats"><summary>{escape(title)}</summary>{hint(text)}<ul>{items}</ul></details>'
 
 
 def all_files(say: Texts, job: Job, files: dict[str, Path]) -> str:

@@ -172,7 +172,8 @@ class RunHandlers:
         job = self.runs.service.get(event.folder.name)
         settings: Settings = job.request.settings
         memory = self.runs.folder(job).read_record().get("peak_memory", {})
-        files = self.runs.service.files(job)
+        files, offers = self.runs.service.files(job), self.runs.service.exporter.offers(job)
+        links = cards.main_downloads(say, job, event) + cards.formats(say, job, offers)
         return {
             **self._busy(say, False),
             **{tab: gr.update(interactive=True) for tab in parts.later_tabs},
@@ -182,7 +183,7 @@ class RunHandlers:
             parts.empty: gr.update(visible=False),
             parts.look: gr.update(value="texture", visible=True),
             parts.model: str(event.glb),
-            parts.links: gr.update(value=cards.main_downloads(say, job, event), visible=True),
+            parts.links: gr.update(value=links, visible=True),
             parts.actions: gr.update(visible=True),
             parts.compare: None,
             parts.turntable: "",
