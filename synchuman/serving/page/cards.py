@@ -184,7 +184,8 @@ def formats(say: Texts, job: Job, offers: Iterable[Offer]) -> str:
         say("More formats: USDZ, OBJ, STL, 3MF, film …"),
         say("Made when you click: seconds, films longer."),
     )
-    return f'<details class="files" id="formats"><summary>{escape(title)}</summary>{hint(text)}<ul>{items}</ul></details>'
+    inside = f"<summary>{escape(title)}</summary>{hint(text)}<ul>{items}</ul>"
+    return f'<details class="files" id="formats">{inside}</details>'
 
 
 def all_files(say: Texts, job: Job, files: dict[str, Path]) -> str:
