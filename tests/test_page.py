@@ -42,7 +42,6 @@ def done(browser: Any, server: Server, person_png: bytes) -> Iterator[Visit]:
     visit.see("#cutout img")
     visit.set(**QUICK)
     visit.at("#generate").click()
-    visit.see("#cancel")
     visit.see("#colors img")
     visit.see(".status.good")
     visit.first_run = visit.run_id()  # type: ignore[attr-defined]
@@ -194,7 +193,8 @@ def test_a_link_opens_a_result_and_runs_it_again(
 
 def test_cancel_stops(visit: Visit, server: Server, person_png: bytes) -> None:
     visit.give_and_wait(person_png)
-    visit.set(**{**QUICK, "stage1_steps": 100, "guidance": 2, "stage2_steps": 100, "texture_size": 4096})
+    long = {"stage1_steps": 100, "guidance": 2, "stage2_steps": 100, "stage2_guidance": 2}
+    visit.set(**{**QUICK, **long, "faces": 200_000, "texture_size": 4096})
     visit.at("#generate").click()
     visit.at("#cancel").click()
     visit.see(".status.stopped")
@@ -205,7 +205,7 @@ def test_cancel_stops(visit: Visit, server: Server, person_png: bytes) -> None:
 
 def test_a_page_loaded_anew_goes_on(visit: Visit, server: Server, person_png: bytes) -> None:
     visit.give_and_wait(person_png)
-    visit.set(**{**QUICK, "stage1_steps": 60})
+    visit.set(**{**QUICK, "stage1_steps": 20})
     visit.at("#generate").click()
     run = visit.run_id()
     visit.page.reload()

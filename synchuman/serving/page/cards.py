@@ -180,12 +180,9 @@ def formats(say: Texts, job: Job, offers: Iterable[Offer]) -> str:
         link = f'<a href="jobs/{job.id}/exports/{kind.name}" download>{title}</a>'
         text = escape(say(kind.text) if offer.lacking is None else say(offer.lacking))
         items += f"<li>{link if offer.lacking is None else f'<s>{title}</s>'}<span>{text}</span></li>"
-    title, text = (
-        say("More formats: USDZ, OBJ, STL, 3MF, film …"),
-        say("Made when you click: seconds, films longer."),
-    )
-    inside = f"<summary>{escape(title)}</summary>{hint(text)}<ul>{items}</ul>"
-    return f'<details class="files" id="formats">{inside}</details>'
+    title = escape(say("More formats: USDZ, OBJ, STL, 3MF, film …"))
+    text = hint(say("Made when you click: seconds, films longer."))
+    return f'<details class="files" id="formats"><summary>{title}</summary>{text}<ul>{items}</ul></details>'
 
 
 def all_files(say: Texts, job: Job, files: dict[str, Path]) -> str:
