@@ -35,6 +35,8 @@ def main() -> int:
     parser.add_argument("--preset", default="Balanced", help="of the run that is shown")
     parser.add_argument("--variant", default="mini", help="name of the weights, or a folder of them")
     parser.add_argument("--language", default="en-US", help="that the browser asks for")
+    parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES), help="of the window")
+    parser.add_argument("--schemes", nargs="+", choices=SCHEMES, default=list(SCHEMES), help="of colours")
     parser.add_argument("--looks", action="store_true", help="the other looks and tabs, too")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
@@ -45,8 +47,8 @@ def main() -> int:
             executable_path=os.environ.get("CHROMIUM") or shutil.which("chromium"), args=FLAGS
         )
         run = ""
-        for size in SIZES:
-            for scheme in SCHEMES:
+        for size in options.sizes:
+            for scheme in options.schemes:
                 run = shoot(browser, address, options, size, scheme, run)
         browser.close()
     return 0
@@ -94,7 +96,10 @@ def shoot(browser: Any, address: str, options: Any, size: str, scheme: str, run:
         page.goto(f"{address}/?run={run}")
     page.locator(".status.good").wait_for(timeout=PATIENCE)
     run = page.locator("#run-id textarea, #run-id input").input_value()
-    page.wait_for_timeout(4000)  # the viewer draws
+    for part in ("#views", "#runs-card", "#model"):  # drawn and loaded only in sight
+        page.locator(part).scroll_into_view_if_needed()
+        page.wait_for_timeout(1500)
+    page.wait_for_timeout(8000)  # without a graphics card the viewer needs a while for light and camera
     shot("done")
     if options.looks:
         for look in ("clay", "normals", "wire"):
