@@ -157,7 +157,7 @@ class Server:
         self.address = line.split()[-1]
         self.client = httpx.Client(base_url=self.address, timeout=60, trust_env=False)
 
-    def ready(self, seconds: float = 60) -> Server:
+    def ready(self, seconds: float = 240) -> Server:
         """Wait until the worker has its networks."""
         self.until(lambda: self.client.get("/ready").status_code == 200, seconds)
         return self
