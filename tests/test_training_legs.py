@@ -241,7 +241,8 @@ def test_baselines_fill_the_silhouette():
     assert low[0] == pytest.approx(30 / 96 - 0.5, abs=0.01) and high[2] == pytest.approx(
         0.5 - 4 / 96, abs=0.01
     )
-    fitted = fit_to_front(trimesh.creation.capsule(2, 0.5).vertices, mask)
+    capsule = trimesh.creation.capsule(2, 0.5)
+    fitted = fit_to_front(capsule.vertices, capsule.faces, mask)
     assert fitted[:, 0].min() == pytest.approx(30 / 96 - 0.5) and fitted[:, 2].max() == pytest.approx(
         0.5 - 4 / 96
     )

@@ -34,11 +34,14 @@ def hull_of_front(mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return (vertices - 0.5) / GRID - 0.5, faces[:, ::-1]
 
 
-def fit_to_front(vertices: np.ndarray, mask: np.ndarray) -> np.ndarray:
+def fit_to_front(vertices: np.ndarray, faces: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """Scale and shift a body so that its front bounding box is the silhouette's; depth scales with height.
+
+    Along the depth the surface's mean is at 0, as it is with the people measured.
 
     Args:
         vertices: [V, 3] of a mean body, z up.
+        faces: [F, 3] of it.
         mask: [s, s] bool, the stored front view's silhouette.
 
     Returns:
@@ -52,4 +55,8 @@ def fit_to_front(vertices: np.ndarray, mask: np.ndarray) -> np.ndarray:
     scale = (high - low) / extent
     scale[1] = scale[2]
     centred = (vertices - (vertices.min(axis=0) + vertices.max(axis=0)) / 2) * scale
-    return centred + (low + high) / 2
+    fitted = centred + (low + high) / 2
+    corners = fitted[faces]
+    area = np.linalg.norm(np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), axis=1)
+    fitted[:, 1] -= np.average(corners[..., 1].mean(axis=1), weights=area)
+    return fitted

@@ -219,7 +219,7 @@ def evaluate(
         for row, figures in measure_variant(stage1, stage2, subject, settings).items():
             rows[row].append(figures)
         rows["hull"].append(measure_mesh(subject, *hull_of_front(subject.mask), rng))
-        fitted = fit_to_front(body_vertices, subject.mask)
+        fitted = fit_to_front(body_vertices, body_faces, subject.mask)
         rows["mean_body"].append(measure_mesh(subject, fitted, body_faces, rng))
         LOGGER.info("%d of %d: %s", number + 1, count, {k: r[-1]["chamfer_cm"] for k, r in rows.items()})
     summary = {}

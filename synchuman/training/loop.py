@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import math
@@ -16,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from synchuman.placement import computes_bfloat16
+from synchuman.training.muon import Muon, is_matrix
 from synchuman.training.precision import autocast
 
 LOGGER = logging.getLogger(__name__)
@@ -30,13 +32,14 @@ class LoopConfig:
         deadline: Unix time at which this call stops at the latest, whatever loading took; 0 for none.
         horizon: Minutes of all calls together, over which the rate falls; 0 for this call alone.
         max_steps: Steps over all calls after which training is complete.
-        learning_rate: Peak rate of AdamW, reached after the warm-up.
+        learning_rate: Peak rate, reached after the warm-up.
         warmup: Steps of linear warm-up; also repeated when training resumes without optimiser state.
-        weight_decay: AdamW's decoupled decay.
+        weight_decay: Decoupled decay.
         ema: Decay of the averaged weights that are exported.
         clip: Gradient-norm limit.
         save_every_seconds: Seconds between checkpoints.
         pure: Compute in bfloat16 throughout where that gains time, on float32 master weights; 0 for autocast.
+        muon: Muon for the matrices and AdamW for the rest, instead of AdamW for all.
         compile: Compile the repeated blocks where the leg knows them: some minutes at first, quicker steps.
         seed: Seed of everything random in this leg.
     """
@@ -52,6 +55,7 @@ class LoopConfig:
     clip: float = 1.0
     save_every_seconds: float = 120.0
     pure: int = 0
+    muon: int = 0
     compile: int = 0
     seed: int = 0
 
@@ -110,6 +114,27 @@ def learning_rate(config: LoopConfig, step: int, resumed_at: int, progress: floa
     return config.learning_rate * warm * (0.1 + 0.45 * (1 + math.cos(math.pi * min(progress, 1.0))))
 
 
+def make_optimizers(
+    trained: list[nn.Parameter], config: LoopConfig, device: torch.device
+) -> list[torch.optim.Optimizer]:
+    """Return what moves the parameters, each by exactly one optimiser."""
+    optimizers: list[torch.optim.Optimizer] = []
+    if config.muon:
+        matrices = [p for p in trained if is_matrix(p)]
+        optimizers.append(Muon(matrices, config.learning_rate, config.weight_decay))
+        trained = [p for p in trained if not is_matrix(p)]
+    optimizers.append(
+        torch.optim.AdamW(
+            trained,
+            lr=config.learning_rate,
+            weight_decay=config.weight_decay,
+            betas=(0.9, 0.98),
+            fused=device.type == "cuda",
+        )
+    )
+    return optimizers
+
+
 def train(
     module: nn.Module,
     batches: Iterator[dict[str, Tensor]],
@@ -140,15 +165,9 @@ def train(
     pure = bool(config.pure) and computes_bfloat16(device)
     masters = Masters(module, torch.bfloat16 if pure else None)
     trained = list(masters.values.values())
-    optimizer = torch.optim.AdamW(
-        trained,
-        lr=config.learning_rate,
-        weight_decay=config.weight_decay,
-        betas=(0.9, 0.98),
-        fused=device.type == "cuda",
-    )
+    optimizers = make_optimizers(trained, config, device)
     average = Averaged(masters, config.ema)
-    step, spent = _restore(module, masters, average, optimizer, folder)
+    step, spent = _restore(module, masters, average, optimizers, folder)
     first, started, saved = step, time.monotonic(), time.monotonic()
     generator = torch.Generator(device=device).manual_seed(config.seed + step)
     budget = config.minutes * 60
@@ -160,16 +179,18 @@ def train(
         while step < config.max_steps and time.monotonic() - started < budget:
             progress = max(step / config.max_steps, (spent + time.monotonic() - started) / horizon)
             rate = learning_rate(config, step, first, progress)
-            for group in optimizer.param_groups:
+            for group in itertools.chain.from_iterable(o.param_groups for o in optimizers):
                 group["lr"] = rate
             batch = {k: v.to(device, non_blocking=True) for k, v in next(batches).items()}
             with nullcontext() if pure else autocast(device):
                 terms = loss_of(module, batch, generator)
-            optimizer.zero_grad(set_to_none=True)
+            for optimizer in optimizers:
+                optimizer.zero_grad(set_to_none=True)
             terms["loss"].backward()
             masters.take_gradients()
             nn.utils.clip_grad_norm_(trained, config.clip)
-            optimizer.step()
+            for optimizer in optimizers:
+                optimizer.step()
             masters.give_values()
             average.update(masters, step)
             step += 1
@@ -187,14 +208,14 @@ def train(
                     module,
                     masters,
                     average,
-                    optimizer,
+                    optimizers,
                     folder,
                     step,
                     spent + time.monotonic() - started,
                     config,
                 )
                 saved = time.monotonic()
-    _save(module, masters, average, optimizer, folder, step, spent + time.monotonic() - started, config)
+    _save(module, masters, average, optimizers, folder, step, spent + time.monotonic() - started, config)
     return average
 
 
@@ -202,14 +223,15 @@ def _save(
     module: nn.Module,
     masters: Masters,
     average: Averaged,
-    optimizer: torch.optim.Optimizer,
+    optimizers: list[torch.optim.Optimizer],
     folder: Path,
     step: int,
     seconds: float,
     config: LoopConfig,
 ) -> None:
     moments = {
-        f"{i}.{key}": value.detach().cpu()
+        f"{number}.{i}.{key}": value.detach().cpu()
+        for number, optimizer in enumerate(optimizers)
         for i, state in optimizer.state_dict()["state"].items()
         for key, value in state.items()
     }
@@ -230,7 +252,11 @@ def _save(
 
 
 def _restore(
-    module: nn.Module, masters: Masters, average: Averaged, optimizer: torch.optim.Optimizer, folder: Path
+    module: nn.Module,
+    masters: Masters,
+    average: Averaged,
+    optimizers: list[torch.optim.Optimizer],
+    folder: Path,
 ) -> tuple[int, float]:
     """Load a checkpoint; returns the steps and seconds of training in it."""
     if not (folder / "state.json").exists():
@@ -248,15 +274,16 @@ def _restore(
             average.values[name].copy_(value)
     # The optimiser's moments may be left behind when a run moves between machines: then it warms up again.
     if (folder / "optimizer.safetensors").exists():
-        states: dict[int, dict[str, Tensor]] = {}
+        states: list[dict[int, dict[str, Tensor]]] = [{} for _ in optimizers]
         for key, value in load_file(folder / "optimizer.safetensors").items():
-            index, name = key.split(".", 1)
-            states.setdefault(int(index), {})[name] = value
-        groups = optimizer.state_dict()["param_groups"]
-        optimizer.load_state_dict({"state": states, "param_groups": groups})
-    state = json.loads((folder / "state.json").read_text())
-    LOGGER.info("resuming at step %d", state["step"])
-    return int(state["step"]), float(state["seconds"])
+            number, index, name = key.split(".", 2)
+            states[int(number)].setdefault(int(index), {})[name] = value
+        for optimizer, state in zip(optimizers, states, strict=True):
+            groups = optimizer.state_dict()["param_groups"]
+            optimizer.load_state_dict({"state": state, "param_groups": groups})
+    reached = json.loads((folder / "state.json").read_text())
+    LOGGER.info("resuming at step %d", reached["step"])
+    return int(reached["step"]), float(reached["seconds"])
 
 
 def load_average(module: nn.Module, folder: Path) -> None:

@@ -23,7 +23,7 @@ class Scene:
 
     Attributes:
         person: The person; `vertices` below replace its own.
-        vertices: [V, 3] in the cube: bounding box centred, longest front-view side 1.
+        vertices: [V, 3] in the cube: the front view's bounding box centred, its longest side 1; see `middle`.
         normals: [V, 3] unit normals.
         occlusion: [V] share of ambient light that reaches the vertex, 0 to 1.
         occupancy: [64, 64, 64] bool, voxels the surface touches.
@@ -45,12 +45,35 @@ def place(person: Person) -> Scene:
     seen = person.vertices[used]
     low, high = seen.amin(0), seen.amax(0)
     extent = torch.maximum(high[0] - low[0], high[2] - low[2])
-    vertices = (person.vertices - (low + high) / 2) / extent
+    centre = (low + high) / 2
+    centre[1] = middle(person.vertices, person.triangles, low[1], high[1], extent)
+    vertices = (person.vertices - centre) / extent
     normals = vertex_normals(vertices, person.triangles)
     occupancy = surface_voxels(vertices, person.triangles, VOXELS)
     return Scene(
         person, vertices, normals, ambient(occupancy, vertices, normals), occupancy, person.triangles
     )
+
+
+def middle(vertices: Tensor, triangles: Tensor, low: Tensor, high: Tensor, extent: Tensor) -> Tensor:
+    """Find the depth that becomes 0: the mean depth of the surface, so that the body and not a limb decides it.
+
+    A photo does not tell how far a hand or a foot reaches toward the camera. Were the bounding box centred, as
+    along the other axes, the whole person would be as uncertain as that hand.
+
+    Args:
+        vertices: [V, 3] of a person.
+        triangles: [F, 3] int32.
+        low: Scalar, least y of the surface; `high` the greatest.
+        high: See `low`.
+        extent: Scalar, side of the cube in the vertices' units, in which the person has to stay.
+    """
+    corners = vertices[triangles.long()]
+    area = torch.linalg.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]).norm(dim=1)
+    mean = (area * corners[..., 1].mean(1)).sum() / area.sum()
+    if high - low >= extent:
+        return (low + high) / 2
+    return mean.clamp(high - extent / 2, low + extent / 2)
 
 
 def ambient(occupancy: Tensor, vertices: Tensor, normals: Tensor) -> Tensor:
