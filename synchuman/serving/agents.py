@@ -144,7 +144,7 @@ class Endpoints:
             form = forms.RetextureForm(**{name: value for name, value in given.items() if value is not None})
             wanted = JobRequest(
                 kind=Kind.RETEXTURE,
-                settings=forms.settings_of(form, before.request.settings),
+                settings=forms.settings_of(form, self._service.options.variant, before.request.settings),
                 stage1_only=before.result.get("mode") == "stage1_only",
                 parent=before.id,
             )
