@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
 
 import torch
 from published import PersonStage1, PersonStage2, Size
@@ -33,6 +32,7 @@ def staged(stage1: PersonStage1, stage2: PersonStage2) -> tuple[PersonStage1, Pe
     )
 
 
-def assumed(size: Size, dtype: torch.dtype) -> Iterator[tuple[str, Row]]:
-    """GiB beside the weights, by which the placement is chosen beforehand."""
-    yield "assumed beside the weights", {"GiB": working_bytes(size.stage1, size.stage2, dtype) / GIB}
+def beside(peak: Row, size: Size, dtype: torch.dtype) -> Row:
+    """GiB beside the weights: what a run took, and what the placement assumes when it is chosen."""
+    assumed = working_bytes(size.stage1, size.stage2, dtype) / GIB
+    return {"measured GiB": peak["allocated"] - peak["before"], "assumed GiB": assumed}

@@ -93,14 +93,16 @@ class Bench:
     def memory(self) -> Iterator[tuple[str, Row]]:
         """Peak memory of a short run, resident and staged, against what the placement assumes."""
         yield "weights", {"GiB": self.weights()}
-        yield from memory.assumed(self.size, self.dtype)
         for way in ("resident", "staged"):
             stages = self.stages()
             if way == "staged":
                 stages = memory.staged(*stages)
                 self._stages = None
                 free(self.device)
-            yield from speed.whole_run(*stages, memory.short(self.size), way)
+            for name, row in speed.whole_run(*stages, memory.short(self.size), way):
+                yield name, row
+                if "allocated" in row and way == "resident":
+                    yield "beside the weights", memory.beside(row, self.size, self.dtype)
 
     def step(self) -> Iterator[tuple[str, Row]]:
         """A Stage 1 step."""

@@ -12,7 +12,7 @@ from synchuman import residency as module
 from synchuman.doctor import GIB, Gpu, official_verdict
 from synchuman.events import DeviceMemoryError
 from synchuman.placement import choose_residency, working_bytes
-from synchuman.residency import Residency, sample_guarded
+from synchuman.residency import Residency, call_guarded, sample_guarded
 from synchuman.serving.failures import explain
 from synchuman.stage1.variants import MINI, PUBLISHED
 from synchuman.stage2.variants import PUBLISHED as STAGE2
@@ -99,6 +99,27 @@ def test_out_of_memory_again_is_an_error_with_numbers(staged: bool, monkeypatch:
     text = str(raised.value)
     assert "3.0 of 8.0 GiB" in text and "CUDA out of memory" in text and "--stage2-device" in text
     assert explain(raised.value) == ("out_of_memory", text)
+
+
+def test_a_surface_that_does_not_fit_is_extracted_again_staged(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "memory_of", lambda device: (3 * GIB, 8 * GIB))
+    network, resident = Watched(), Residency(CPU)
+    resident.register(network)
+    tries: list[bool] = []
+
+    def extract() -> str:
+        tries.append(resident.staged)
+        if not resident.staged:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return "mesh"
+
+    assert call_guarded(extract, resident) == "mesh"
+    assert tries == [False, True] and network.sent == ["cpu"]
+    resident.staged = False
+    monkeypatch.setattr(resident, "stage", lambda: None)
+    with pytest.raises(DeviceMemoryError, match=r"3\.0 of 8\.0 GiB"):
+        call_guarded(extract, resident)
+    assert len(tries) == 4
 
 
 def test_placement_is_chosen_from_free_memory(monkeypatch: pytest.MonkeyPatch) -> None:

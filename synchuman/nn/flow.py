@@ -36,15 +36,20 @@ def advance(state: Tensor, direction: Tensor, now: float, after: float) -> Tenso
     return state - (now - after) * direction
 
 
-def adams_bashforth() -> Turn:
-    """Adams-Bashforth of order 2 for uneven steps (Hairer et al. 1993, section III.5): no evaluation more."""
+def adams_bashforth(share: float = 1.0) -> Turn:
+    """Adams-Bashforth of order 2 for uneven steps (Hairer et al. 1993, section III.5): no evaluation more.
+
+    Args:
+        share: How much of the bend that the last step showed is taken: 0 is Euler's method.
+    """
     before: list[tuple[Tensor, float]] = []
 
     def turn(state: Tensor, velocity: Tensor, now: float, after: float) -> Tensor:
         direction = velocity
         if before:
             earlier, start = before.pop()
-            direction = velocity + (now - after) / (2 * (start - now)) * (velocity - earlier)
+            bend = share * (now - after) / (2 * (start - now))
+            direction = velocity + bend * (velocity - earlier)
         before.append((velocity, now))
         return direction
 
@@ -70,6 +75,11 @@ def dpm_solver() -> Turn:
         return direction
 
     return turn
+
+
+SOLVERS: dict[str, Solver] = {
+    "euler": euler, "adams-bashforth": adams_bashforth, "dpm-solver": dpm_solver
+}  # fmt: skip
 
 
 def _ratio(time: float) -> float:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from synchuman.image_encoder import encode_photo
+from synchuman.nn.flow import SOLVERS
 from synchuman.nn.sparse_tensor import SparseTensor, Voxels
 from synchuman.residency import Residency, sample_guarded
 from synchuman.stage2.conditioning import view_tokens
@@ -125,6 +126,7 @@ class Stage2:
         steps: int,
         guidance: float,
         seed: int,
+        solver: str = "euler",
     ) -> Iterator[Stage2Step | Stage2Result]:
         """Sample structured latents at the occupied voxels and decode them.
 
@@ -135,9 +137,10 @@ class Stage2:
             normals: [5, s, s, 3] uint8 stored normal views.
             rgba: [h, w, 4] uint8 cut-out photo, straight alpha.
             occupied: [n, n, n] bool by (x, y, z), n being the flow's resolution.
-            steps: Euler steps, at least 1.
+            steps: Sampling steps, at least 1.
             guidance: Guidance scale; at 1 the unconditional passes are left out.
             seed: Of the starting noise.
+            solver: Key of `nn.flow.SOLVERS`.
 
         Yields:
             A Stage2Step after every step, then one Stage2Result.
@@ -147,7 +150,7 @@ class Stage2:
             PhotoError: The cut-out is empty.
             DeviceMemoryError: The device's memory is too small for one network at a time.
         """
-        arguments = colors, normals, rgba, occupied, steps, guidance, seed
+        arguments = colors, normals, rgba, occupied, steps, guidance, seed, solver
         return sample_guarded(lambda: self._sample(*arguments), self.residency)
 
     @torch.inference_mode()
@@ -160,6 +163,7 @@ class Stage2:
         steps: int,
         guidance: float,
         seed: int,
+        solver: str,
     ) -> Iterator[Stage2Step | Stage2Result]:
         if steps < 1 or guidance < 1:
             raise ValueError(f"Steps and guidance must be at least 1, not {steps} and {guidance}.")
@@ -170,7 +174,7 @@ class Stage2:
             views = view_tokens(colors, normals, self.config.views, self.image_encoder)
         settings = dataclasses.replace(self.config.sampler, steps=steps, guidance=guidance)
         with using(networks.slat_flow):
-            for step in sample_slat(networks.slat_flow, voxels, condition, settings, seed):
+            for step in sample_slat(networks.slat_flow, voxels, condition, settings, seed, SOLVERS[solver]):
                 yield Stage2Step(step.step, step.total)
         slat = SparseTensor(denormalise(step.state, self.config.normalisation), voxels)
         with using(networks.mesh_decoder):
