@@ -3,9 +3,9 @@
     python bench/steps.py                       # mini, its example photos
     python bench/steps.py --guidance 2 --out runs/steps
 
-Every way starts from the same noise and is compared with many steps of Euler's method: relative difference (L2)
-of the views' latents, PSNR of the decoded views, and overlap (IoU) of the occupied voxels where there is
-a structure decoder.
+Every way starts from the same noise and is compared with many steps of Euler's method: relative difference
+(L2) of the views' latents, PSNR of the decoded views, and overlap (IoU) of the occupied voxels where there is a
+structure decoder.
 """
 
 from __future__ import annotations
