@@ -18,7 +18,16 @@ IMAGE = "image"
 FORM_TYPES = ("multipart/form-data", "application/x-www-form-urlencoded")
 # What only matters while views are sampled: a new texture cannot follow it.
 SAMPLING = frozenset(
-    {"stage1_steps", "guidance", "stage2_steps", "stage2_guidance", "seed", "matting", "stage1_only"}
+    {
+        "stage1_steps",
+        "guidance",
+        "stage2_steps",
+        "stage2_guidance",
+        "solver",
+        "seed",
+        "matting",
+        "stage1_only",
+    }
 )
 STAGE1_SETTINGS = frozenset({"stage1_steps", "guidance", "matting"})
 
