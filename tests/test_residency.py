@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from synchuman import doctor
 from synchuman import residency as module
 from synchuman.doctor import GIB, Gpu, official_verdict
 from synchuman.events import DeviceMemoryError
@@ -155,6 +156,22 @@ def test_doctor_says_what_will_run_and_why_not(
 ) -> None:
     verdict = official_verdict(here, gpus, {"memory_free": memory * GIB}, disk * GIB)
     assert verdict.runs is runs and words in verdict.why
+
+
+def test_doctor_says_what_the_kernels_lack(monkeypatch: pytest.MonkeyPatch) -> None:
+    card = (Gpu("Card", "8.6", 24 * GIB, 24 * GIB, ("float32", "float16")),)
+    about = {"driver": None, "built_for": "CUDA 13.0"}
+    monkeypatch.setattr(doctor, "_lacking_for_kernels", lambda: "a C compiler is")
+    [problem] = doctor._problems(about, card)
+    assert "slower" in problem and "a C compiler is missing" in problem
+    assert doctor._problems(about, ()) == ()
+    monkeypatch.undo()
+    monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda name: None)
+    assert doctor._lacking_for_kernels() == "Triton itself is"
+    monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(doctor.shutil, "which", lambda name: None)
+    monkeypatch.delenv("CC", raising=False)
+    assert doctor._lacking_for_kernels() == "a C compiler is"
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
