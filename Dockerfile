@@ -31,9 +31,12 @@ RUN if [ "$TORCH" = pypi ]; then \
 RUN pip install --no-deps --require-hashes -r requirements.lock
 
 FROM debian:${DEBIAN} AS app
-# hadolint ignore=DL3008
+ARG TORCH=pypi
+# On a GPU, Triton builds kernels when they are first used, with a C compiler.
+# hadolint ignore=DL3008,SC2046
 RUN apt-get update \
     && apt-get install -y --no-install-recommends ca-certificates python3 \
+      $(if [ "$TORCH" != cpu ]; then echo gcc libc6-dev python3-dev; fi) \
     && rm -rf /var/lib/apt/lists/* \
     && useradd --create-home --uid 1000 user \
     && install -d -o user -g user /data /opt/weights

@@ -1,18 +1,20 @@
 """The published sizes with random weights, measured in one run: parity, times, memory.
 
-    python bench/official.py --out runs/official                 # all parts, about six minutes on an H100
+    python bench/official.py --out runs/official                 # all parts, the most telling ones first
     python bench/official.py --parts whole,step --out runs/o     # some of them
     python bench/official.py --size tiny --device cpu            # that the bench itself works
 
-Prints tables; with --out also writes official.json and profile.txt. A part that fails shows why, and the next
-one goes on.
+Prints tables; with --out also writes official.json, after every row, and profile.txt. A part that fails shows
+why, there too, and the next one goes on: in a new process where the failure cost the device.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
+import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -22,10 +24,11 @@ from typing import Any
 import published  # first: makes the packages of this repository and of its tests importable
 import torch
 
+import memory  # isort: skip
 import parity  # isort: skip
 import profiling  # isort: skip
 import speed  # isort: skip
-from timing import GIB, free  # isort: skip
+from timing import GIB, free, synchronize  # isort: skip
 
 from synchuman.nn.sparse_tensor import SparseTensor  # isort: skip
 
@@ -38,6 +41,7 @@ TARGETS = {
     "peak memory, resident and staged": "41.5 GiB, wanted 12 and 7",
 }
 Row = dict[str, float]
+RESULTS = "official.json"
 
 
 class Bench:
@@ -75,13 +79,30 @@ class Bench:
             free(self.device)
         return self._stages
 
-    def whole(self) -> Iterator[tuple[str, Row]]:
-        """Photo to GLB."""
+    def weights(self) -> float:
+        """GiB of all weights as they run."""
         stage1, stage2 = self.stages()
         networks = [*stage1.networks.modules().values(), *stage2.networks.modules().values()]
-        weights = sum(p.numel() * p.element_size() for module in networks for p in module.parameters())
-        yield "weights", {"GiB": round(weights / GIB, 2)}
-        yield from speed.whole_run(stage1, stage2, self.size)
+        return sum(p.numel() * p.element_size() for module in networks for p in module.parameters()) / GIB
+
+    def whole(self) -> Iterator[tuple[str, Row]]:
+        """Photo to GLB."""
+        for turn in ("first run", "second run"):
+            yield from speed.whole_run(*self.stages(), speed.settings_of(self.size), turn)
+
+    def memory(self) -> Iterator[tuple[str, Row]]:
+        """Peak memory of a short run, resident and staged, against what the placement assumes."""
+        yield "weights", {"GiB": self.weights()}
+        for way in ("resident", "staged"):
+            stages = self.stages()
+            if way == "staged":
+                stages = memory.staged(*stages)
+                self._stages = None
+                free(self.device)
+            for name, row in speed.whole_run(*stages, memory.short(self.size), way):
+                yield name, row
+                if "allocated" in row and way == "resident":
+                    yield "beside the weights", memory.beside(row, self.size, self.dtype)
 
     def step(self) -> Iterator[tuple[str, Row]]:
         """A Stage 1 step."""
@@ -148,7 +169,7 @@ class Bench:
 
     def _goldens(self, cases: dict[str, Any]) -> Iterator[tuple[str, Row]]:
         for name, (tolerance, case) in cases.items():
-            error = guarded(lambda case=case: max(case(self.device).values()))
+            error = self.guarded(lambda case=case: max(case(self.device).values()), name)
             if error is not None:
                 yield name, {"largest error": error, "tolerance": tolerance, "passed": error <= tolerance}
             free(self.device)
@@ -162,15 +183,16 @@ class Bench:
         cases = parity.precision_cases(first, self.size.stage1, second, self.size.stage2, self.device)
         for name, case in cases.items():
             for dtype in (torch.float16, torch.bfloat16):
-                found = guarded(lambda case=case, dtype=dtype: parity.precision(case, dtype))
+                title = f"{name}, {str(dtype).removeprefix('torch.')}"
+                found = self.guarded(lambda case=case, dtype=dtype: parity.precision(case, dtype), title)
                 if found is not None:
-                    yield f"{name}, {str(dtype).removeprefix('torch.')}", found
+                    yield title, found
                 free(self.device)
 
     def run(self, parts: list[str]) -> None:
         """Run parts by name."""
         print(json.dumps(self.results["environment"]), flush=True)
-        for part in parts:
+        for index, part in enumerate(parts):
             began = time.perf_counter()
             rows = self.results.setdefault(part, {})
             print(f"\n== {part}", flush=True)
@@ -179,21 +201,48 @@ class Bench:
                 for name, row in getattr(self, part)():
                     rows[name] = row
                     print(f"{name:66s} " + "  ".join(f"{k} {show(v)}" for k, v in row.items()), flush=True)
+                    self.write()
 
-            guarded(work)
+            self.guarded(work, part)
+            if self.lost():
+                go_on_afresh(parts[index + 1 :])
             free(self.device)
             print(f"({time.perf_counter() - began:.0f} s)", flush=True)
-            if self.out is not None:
-                (self.out / "official.json").write_text(json.dumps(self.results, indent=1) + "\n")
+            self.results.setdefault("seconds", {})[part] = round(time.perf_counter() - began, 1)
+            self.write()
 
-
-def guarded(work: Callable[[], Any]) -> Any:
-    """Return what `work` gave; None after showing why it failed."""
-    try:
-        return work()
-    except Exception:
-        traceback.print_exc()
+    def guarded(self, work: Callable[[], Any], name: str) -> Any:
+        """Return what `work` gave; None after showing and keeping why it failed."""
+        try:
+            return work()
+        except Exception:
+            why = traceback.format_exc()
+            print(why, flush=True)
+            self.results.setdefault("failed", {})[name] = why
+            self.write()
         return None
+
+    def lost(self) -> bool:
+        """Tell whether the device answers no more: after a bad access it fails whatever is asked of it."""
+        try:
+            synchronize(self.device)
+        except Exception:
+            return True
+        return False
+
+    def write(self) -> None:
+        """Keep what was found so far."""
+        if self.out is not None:
+            (self.out / RESULTS).write_text(json.dumps(self.results, indent=1) + "\n")
+
+
+def go_on_afresh(parts: list[str]) -> None:
+    """Replace this process by one that runs the rest of the parts."""
+    print("The device is lost to this process.", flush=True)
+    if not parts:
+        sys.exit(1)
+    given = [argument for argument in sys.argv[1:] if argument != "--go-on"]
+    os.execv(sys.executable, [sys.executable, __file__, *given, "--go-on", "--parts", ",".join(parts)])
 
 
 def show(value: float | bool) -> str:
@@ -202,8 +251,8 @@ def show(value: float | bool) -> str:
 
 
 PARTS = (
-    "whole", "step", "equality", "stage1", "stage2", "surface", "attention", "profile", "goldens",
-    "precision", "full_golden",
+    "equality", "step", "stage1", "stage2", "surface", "whole", "memory", "goldens", "precision", "attention",
+    "profile", "full_golden",
 )  # fmt: skip
 
 
@@ -215,6 +264,7 @@ def main() -> None:
     parser.add_argument("--dtype", choices=("float16", "bfloat16", "float32"), default="float16")
     parser.add_argument("--parts", default=",".join(PARTS), help="of " + ", ".join(PARTS))
     parser.add_argument("--out", type=Path, default=None, help="folder of official.json and profile.txt")
+    parser.add_argument("--go-on", action="store_true", help="add to the results that --out holds")
     arguments = parser.parse_args()
     parts = arguments.parts.split(",")
     if unknown := set(parts) - set(PARTS):
@@ -225,6 +275,8 @@ def main() -> None:
     bench = Bench(
         arguments.size, torch.device(arguments.device), getattr(torch, arguments.dtype), arguments.out
     )
+    if arguments.go_on and arguments.out is not None and (arguments.out / RESULTS).exists():
+        bench.results = json.loads((arguments.out / RESULTS).read_text())
     for what, figures in TARGETS.items():
         print(f"reference: {what}: {figures}")
     bench.run(parts)

@@ -30,9 +30,10 @@ from synchuman.stage2.config import (
     Stage2Config,
     ViewTokensConfig,
 )
+from synchuman.stage2.decoder_trunk import DecoderTrunk
 from synchuman.stage2.gaussian_decoder import GaussianDecoder
 from synchuman.stage2.mesh_decoder import MeshDecoder
-from synchuman.stage2.networks import Stage2Networks
+from synchuman.stage2.networks import Stage2Networks, cast_torso
 from synchuman.stage2.slat_flow import SlatFlow
 from synchuman.stage2.view_tokens import ViewTokens
 
@@ -261,11 +262,15 @@ def precision_cases(
 def precision(case: Case, dtype: torch.dtype) -> dict[str, float]:
     """Compare a network in half precision with the same rounded weights in float32."""
     network, call = case
-    torso = hasattr(network, "cast_torso")
-    half = copy.deepcopy(network)
-    half = half.cast_torso(dtype) if torso else half.to(dtype)
-    full = copy.deepcopy(half)
-    full = full.cast_torso(torch.float32) if torso else full.float()
+    half = _cast(copy.deepcopy(network), dtype)
+    full = _cast(copy.deepcopy(half), torch.float32)
     expected = call(full, lambda x: x.float())
     del full
     return compare(expected, call(half, lambda x: x.to(dtype)))
+
+
+def _cast(network: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """Give a network a number type as it runs: of Stage 2's, only the torsos change."""
+    if isinstance(network, SlatFlow | DecoderTrunk):
+        return cast_torso(network, dtype)
+    return nn.Module.to(network, dtype=dtype)

@@ -84,5 +84,5 @@ def kernels(call: Callable[[], Any], device: torch.device) -> str:
     with profile(activities=activities) as recorded:
         call()
         synchronize(device)
-    order = "self_cuda_time_total" if device.type == "cuda" else "self_cpu_time_total"
+    order = "self_device_time_total" if device.type == "cuda" else "self_cpu_time_total"
     return recorded.key_averages().table(sort_by=order, row_limit=ROWS, max_name_column_width=90)

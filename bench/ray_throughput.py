@@ -12,9 +12,9 @@ import threading
 import time
 from pathlib import Path
 
+from synchuman.presets import preset
 from synchuman.serving.cluster.engine import RayEngine, cluster_engines
 from synchuman.serving.jobs import PHOTO, Job, JobRequest, State
-from synchuman.settings import preset
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "assets/examples"
 

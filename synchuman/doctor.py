@@ -218,7 +218,23 @@ def _problems(torch_: dict[str, Any], gpus: tuple[Gpu, ...]) -> tuple[str, ...]:
             else f"torch was built for {torch_['built_for']}: update the driver, check CUDA_VISIBLE_DEVICES"
         )
         problems.append(f"There is an NVIDIA driver ({torch_['driver']}), but torch sees no GPU; {cure}.")
+    if gpus and (lacking := _lacking_for_kernels()):
+        problems.append(
+            f"The GPU will be slower than it could be: for the kernels that Triton builds, {lacking} missing "
+            "(docs/troubleshooting.md)."
+        )
     return tuple(problems)
+
+
+def _lacking_for_kernels() -> str:
+    """Return what Triton lacks to build kernels; empty where nothing is missing."""
+    import sysconfig
+
+    if importlib.util.find_spec("triton") is None:
+        return "Triton itself is"
+    if not os.environ.get("CC") and not any(map(shutil.which, ("gcc", "clang", "cc"))):
+        return "a C compiler is"
+    return "" if (Path(sysconfig.get_path("include")) / "Python.h").is_file() else "Python's headers are"
 
 
 def _where_mini(gpus: tuple[Gpu, ...]) -> str:

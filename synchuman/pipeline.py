@@ -197,15 +197,18 @@ class SyncHuman:
         self, files: StageOneFiles, settings: Settings, log: RunLog, stop: threading.Event | None
     ) -> Iterator[Event]:
         """Make the model from Stage 1's files: through Stage 2, with a preview before, or the coarse mesh."""
+        from synchuman.residency import call_guarded
         from synchuman.surface.build import coarse_mesh, image_sources
         from synchuman.surface.fine import fine_surface
 
         views = files.rgba, files.colors, files.normals
         if self.stage2 is not None and log.stage2:
             yield from steps.preview(files, settings, log, stop)
+            residency = self.stage2.residency
             fine = yield from steps.refine(self.stage2, files, settings, log, stop)
+            decoded = fine.coords, fine.feats, fine.resolution
             yield from steps.texture(
-                lambda checkpoint: fine_surface(fine.coords, fine.feats, fine.resolution, checkpoint),
+                lambda checkpoint: call_guarded(lambda: fine_surface(*decoded, checkpoint), residency),
                 views, settings, log, stop,
             )  # fmt: skip
             return

@@ -16,6 +16,7 @@ from synchuman.events import DeviceMemoryError
 LOGGER = logging.getLogger(__name__)
 
 Step = TypeVar("Step")
+Result = TypeVar("Result")
 GIB = 2**30
 
 
@@ -118,6 +119,24 @@ def sample_guarded(start: Callable[[], Iterator[Step]], residency: Residency) ->
         reason = str(error)
     free_memory(residency.device)
     raise DeviceMemoryError(_numbers(residency.device, reason))
+
+
+def call_guarded(call: Callable[[], Result], residency: Residency) -> Result:
+    """Call a function that uses the device; where its memory runs out, free it and try again once, staged.
+
+    Args:
+        call: Gives the same result again.
+        residency: Of networks that are on the device, though the function needs none of them.
+
+    Raises:
+        DeviceMemoryError: See `sample_guarded`.
+    """
+
+    def once() -> Iterator[Result]:
+        yield call()
+
+    [result] = sample_guarded(once, residency)
+    return result
 
 
 def free_memory(device: torch.device) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -42,6 +42,11 @@ class Settings(BaseModel):
         title="Stage 2 guidance",
         description="How strictly the fine surface follows the photo. 1 is off (and nearly twice as fast).",
     )
+    solver: Literal["euler", "multistep"] = Field(
+        "euler",
+        title="Solver",
+        description="`euler` is the published method's; `multistep` comes near its result with fewer steps.",
+    )
     seed: int = Field(
         43,
         ge=0,
@@ -69,43 +74,3 @@ class Settings(BaseModel):
         title="Texture size",
         description="Side of the colour texture in texels.",
     )
-
-
-PRESETS: dict[str, dict[str, Any]] = {
-    "Fast": {
-        "stage1_steps": 8,
-        "guidance": 1.0,
-        "stage2_steps": 6,
-        "stage2_guidance": 1.0,
-        "texture_size": 1024,
-        "faces": 20_000,
-    },
-    "Balanced": {
-        "stage1_steps": 16,
-        "guidance": 2.0,
-        "stage2_steps": 12,
-        "stage2_guidance": 2.0,
-        "texture_size": 2048,
-        "faces": 30_000,
-    },
-    "Best": {
-        "stage1_steps": 40,
-        "guidance": 2.5,
-        "stage2_steps": 25,
-        "stage2_guidance": 2.0,
-        "texture_size": 4096,
-        "faces": 60_000,
-    },
-}
-DEFAULT_PRESET = "Balanced"
-
-
-def preset(name: str, **changes: Any) -> Settings:
-    """Return the settings of a named preset with some of them changed.
-
-    Raises:
-        KeyError: No preset has that name; the message lists those there are.
-    """
-    if name not in PRESETS:
-        raise KeyError(f"No preset {name!r}; there are {', '.join(PRESETS)}.")
-    return Settings(**{**PRESETS[name], **changes})

@@ -54,7 +54,9 @@ def sample_views(
     with log.timed("stage 1"):
         check(stop)
         yield log.progress("stage 1", 0, total)
-        for step in stage1.sample(rgba, total, settings.guidance, settings.seed, preview_every):
+        for step in stage1.sample(
+            rgba, total, settings.guidance, settings.seed, preview_every, settings.solver
+        ):
             check(stop)
             if isinstance(step, Stage1Result):
                 result = step
@@ -105,8 +107,9 @@ def refine(
         check(stop)
         yield log.progress("stage 2", 0, total)
         occupied = drop_small_parts(files.logits > 0)
+        guidance, seed, solver = settings.stage2_guidance, settings.seed, settings.solver
         for step in stage2.sample(
-            files.colors, files.normals, files.rgba, occupied, total, settings.stage2_guidance, settings.seed
+            files.colors, files.normals, files.rgba, occupied, total, guidance, seed, solver
         ):
             check(stop)
             if isinstance(step, Stage2Result):

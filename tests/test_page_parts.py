@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from synchuman import presets
 from synchuman.events import Cancelled, Done, PhotoError, Progress
 from synchuman.exports import FORMATS, NO_GAUSSIANS
 from synchuman.photo.touchup import ERASE, KEEP, apply_strokes, canvas
@@ -27,7 +28,7 @@ from synchuman.serving.launch import Refused, ServeOptions, check, free_port, se
 from synchuman.serving.page import capabilities, cards, controls, runs, texts
 from synchuman.serving.page.texts import GAP, Labels, Texts
 from synchuman.serving.sweep import sweep
-from synchuman.settings import PRESETS, Settings
+from synchuman.settings import Settings
 
 TRANSLATED = {"say", "text", "_option", "heading", "Capability", "_in_all"}
 
@@ -37,7 +38,7 @@ def words_of_the_page() -> set[str]:
     found = {
         text for field in Settings.model_fields.values() for text in (field.title, field.description) if text
     }
-    found |= {*PRESETS, *cards.NAMES.values(), NO_GAUSSIANS}
+    found |= {*presets.NAMES, *cards.NAMES.values(), NO_GAUSSIANS}
     found |= {text for kind in FORMATS.values() for text in (kind.title, kind.text)}
     for file in Path(page.__file__).parent.glob("*.py"):
         for node in ast.walk(ast.parse(file.read_text())):
@@ -99,8 +100,9 @@ def test_controls_are_read_and_bounds_are_said() -> None:
     bad = dict(zip(controls.FIELDS, defaults)) | {"faces": 7}
     with pytest.raises(ValueError, match=r"Faces: .*1000"):
         controls.read(list(bad.values()))
-    for values in PRESETS.values():
-        assert Settings(**values)
+    for variant in ("mini", "official"):
+        for name in presets.NAMES:
+            assert presets.name_of(presets.preset(name, variant, seed=1), variant) == name
 
 
 def test_cards_escape_and_count() -> None:

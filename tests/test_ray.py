@@ -19,6 +19,7 @@ import pytest
 import ray_stand_in
 from PIL import Image
 
+from synchuman.presets import preset
 from synchuman.serving import folders
 from synchuman.serving.cluster import ClusterError
 from synchuman.serving.cluster import engine as cluster
@@ -27,7 +28,6 @@ from synchuman.serving.engine import EngineBroken
 from synchuman.serving.jobs import Job, JobRequest, State
 from synchuman.serving.options import ServiceOptions
 from synchuman.serving.service import Service
-from synchuman.settings import preset
 
 ROOT = Path(__file__).resolve().parents[1]
 ACTORS = 3

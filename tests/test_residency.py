@@ -8,11 +8,12 @@ import pytest
 import torch
 from torch import nn
 
+from synchuman import doctor
 from synchuman import residency as module
 from synchuman.doctor import GIB, Gpu, official_verdict
 from synchuman.events import DeviceMemoryError
 from synchuman.placement import choose_residency, working_bytes
-from synchuman.residency import Residency, sample_guarded
+from synchuman.residency import Residency, call_guarded, sample_guarded
 from synchuman.serving.failures import explain
 from synchuman.stage1.variants import MINI, PUBLISHED
 from synchuman.stage2.variants import PUBLISHED as STAGE2
@@ -101,6 +102,27 @@ def test_out_of_memory_again_is_an_error_with_numbers(staged: bool, monkeypatch:
     assert explain(raised.value) == ("out_of_memory", text)
 
 
+def test_a_surface_that_does_not_fit_is_extracted_again_staged(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "memory_of", lambda device: (3 * GIB, 8 * GIB))
+    network, resident = Watched(), Residency(CPU)
+    resident.register(network)
+    tries: list[bool] = []
+
+    def extract() -> str:
+        tries.append(resident.staged)
+        if not resident.staged:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return "mesh"
+
+    assert call_guarded(extract, resident) == "mesh"
+    assert tries == [False, True] and network.sent == ["cpu"]
+    resident.staged = False
+    monkeypatch.setattr(resident, "stage", lambda: None)
+    with pytest.raises(DeviceMemoryError, match=r"3\.0 of 8\.0 GiB"):
+        call_guarded(extract, resident)
+    assert len(tries) == 4
+
+
 def test_placement_is_chosen_from_free_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("synchuman.placement.memory_of", lambda device: (8 * GIB, 16 * GIB))
     assert choose_residency("auto", CPU, 9 * GIB).staged
@@ -136,11 +158,30 @@ def test_doctor_says_what_will_run_and_why_not(
     assert verdict.runs is runs and words in verdict.why
 
 
+def test_doctor_says_what_the_kernels_lack(monkeypatch: pytest.MonkeyPatch) -> None:
+    card = (Gpu("Card", "8.6", 24 * GIB, 24 * GIB, ("float32", "float16")),)
+    about = {"driver": None, "built_for": "CUDA 13.0"}
+    monkeypatch.setattr(doctor, "_lacking_for_kernels", lambda: "a C compiler is")
+    [problem] = doctor._problems(about, card)
+    assert "slower" in problem and "a C compiler is missing" in problem
+    assert doctor._problems(about, ()) == ()
+    monkeypatch.undo()
+    monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda name: None)
+    assert doctor._lacking_for_kernels() == "Triton itself is"
+    monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(doctor.shutil, "which", lambda name: None)
+    monkeypatch.delenv("CC", raising=False)
+    assert doctor._lacking_for_kernels() == "a C compiler is"
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 def test_staged_networks_leave_the_gpu() -> None:
     network = nn.Linear(1024, 1024)
     staged = Residency("cuda", staged=True)
     staged.register(network)
+    with torch.inference_mode():
+        nn.functional.linear(torch.ones(1, 1024, device="cuda"), torch.ones(1024, 1024, device="cuda"))
+    # Only now: the first product keeps a work space.
     before = torch.cuda.memory_allocated()
     with staged.using(network), torch.inference_mode():
         assert network.weight.is_cuda and torch.cuda.memory_allocated() > before

@@ -14,6 +14,7 @@ SETTINGS = (
     ("guidance", float, "how strictly the views follow the photo"),
     ("stage2_steps", int, "sampling steps of Stage 2"),
     ("stage2_guidance", float, "how strictly the fine surface follows the photo"),
+    ("solver", str, "euler, or multistep for fewer steps"),
     ("seed", int, "of the noise"),
     ("matting", str, "background removal"),
     ("faces", int, "triangles of the mesh"),
@@ -72,15 +73,15 @@ def given(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def settings_of(options: argparse.Namespace) -> Any:
-    """Return the `Settings` of the preset with what was given.
+    """Return the `Settings` of the variant's preset with what was given.
 
     Raises:
         pydantic.ValidationError: A value is out of its bounds.
         KeyError: There is no such preset.
     """
-    from synchuman.settings import DEFAULT_PRESET, preset
+    from synchuman.presets import DEFAULT_PRESET, preset
 
-    return preset(options.preset or DEFAULT_PRESET, **given(options))
+    return preset(options.preset or DEFAULT_PRESET, options.variant, **given(options))
 
 
 def spellings(name: str) -> tuple[str, ...]:

@@ -14,9 +14,10 @@ TensorFunction = Callable[..., tuple[Tensor, ...]]
 class GraphedFunction:
     """Calls a function of tensors; on CUDA, from the second call on, by replaying one recording of it.
 
-    The first call runs as it is: that builds kernels and plans, which a recording must not. The function must
-    not wait for the device, and what it uses besides its inputs (weights, projected conditions) must stay
-    where it is in memory. A recording keeps its memory until `release`.
+    The first call runs as it is, on the very tensors that the recording will read: that builds kernels and
+    plans, which a recording must not. The function must not wait for the device, and what it uses besides its
+    inputs (weights, projected conditions) must stay where it is in memory. A recording keeps its memory until
+    `release`.
 
     Args:
         function: From tensors to a tuple of tensors; always called with the same shapes and types.
@@ -27,36 +28,36 @@ class GraphedFunction:
     def __init__(self, function: TensorFunction, pool: Any = None) -> None:
         self._function = function
         self._pool = pool
-        self._ran = False
         self._graph: torch.cuda.CUDAGraph | None = None
         self._inputs: tuple[Tensor, ...] = ()
         self._outputs: tuple[Tensor, ...] = ()
 
     def __call__(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         """Return the function's results; the next call overwrites them."""
-        if not inputs[0].is_cuda or not self._ran:
-            self._ran = True
+        if not inputs[0].is_cuda:
             return self._function(*inputs)
-        if self._graph is None:
-            self._record(inputs)
-        else:
+        # Kernels and recordings go to the current device, which need not be the tensors'.
+        with torch.cuda.device(inputs[0].device):
+            if not self._inputs:
+                self._inputs = tuple(x.clone() for x in inputs)
+                return self._function(*self._inputs)
             for kept, given in zip(self._inputs, inputs, strict=True):
                 kept.copy_(given)
-        assert self._graph is not None
-        self._graph.replay()
-        return self._outputs
+            if self._graph is None:
+                self._graph = self._record()
+            self._graph.replay()
+            return self._outputs
 
     def release(self) -> None:
         """Forget the recording and free its memory."""
         self._graph, self._inputs, self._outputs = None, (), ()
 
-    def _record(self, inputs: tuple[Tensor, ...]) -> None:
-        self._inputs = tuple(x.clone() for x in inputs)
+    def _record(self) -> torch.cuda.CUDAGraph:
         graph = torch.cuda.CUDAGraph()
         # Threads that texture a surface or answer requests may use the device meanwhile.
         with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
             self._outputs = self._function(*self._inputs)
-        self._graph = graph
+        return graph
 
 
 def shared_pool(device: torch.device) -> Any:

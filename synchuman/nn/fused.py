@@ -6,6 +6,7 @@ with fewer trips to memory. Both compute in float32 inside, so they differ by ro
 
 from __future__ import annotations
 
+import logging
 from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING
@@ -17,6 +18,8 @@ from torch.nn import functional as F
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from types import ModuleType
+
+LOGGER = logging.getLogger(__name__)
 
 HALF = (torch.float16, torch.bfloat16)
 
@@ -39,10 +42,15 @@ def plain_torch() -> Iterator[None]:
 
 @cache
 def _kernels() -> ModuleType | None:
-    """The kernels, where Triton is installed."""
+    """The kernels, where Triton is installed and able to build one."""
     try:
         from synchuman.nn import triton_kernels
     except ImportError:
+        return None
+    try:
+        triton_kernels.geglu(torch.zeros(1, 2, device="cuda", dtype=torch.float16))
+    except Exception as error:  # a missing compiler or driver, each with an error of its own
+        LOGGER.warning("Triton cannot build kernels here, so plain torch is used, slower: %s", error)
         return None
     return triton_kernels
 

@@ -2,12 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import wraps
+from typing import ParamSpec, TypeVar
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor, nn
 
+Parameters = ParamSpec("Parameters")
+Result = TypeVar("Result")
+
 ROWS_PER_SPLIT = 512  # of a group norm's statistics: enough programs to fill a GPU, few partial results
+
+
+def _on_device_of_first(
+    launch: Callable[Parameters, Result],
+) -> Callable[Parameters, Result]:
+    """Launch on the device of the first tensor: Triton takes the current one."""
+
+    @wraps(launch)
+    def guarded(*args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
+        with torch.cuda.device_of(args[0]):
+            return launch(*args, **kwargs)
+
+    return guarded
 
 
 @triton.jit
@@ -91,6 +111,7 @@ def _apply_affine(
     tl.store(out + place, y.to(out.dtype.element_ty), mask=mask)
 
 
+@_on_device_of_first
 def group_norm(
     x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, silu: bool, shift: Tensor | None
 ) -> Tensor:
@@ -133,6 +154,7 @@ def _add_biased(
     tl.store(out + place, total.to(out.dtype.element_ty), mask=mask)
 
 
+@_on_device_of_first
 def add_biased(x: Tensor, residual: Tensor, bias: Tensor) -> Tensor:
     """Return x + residual + bias over the last axis; both contiguous."""
     out, channels = torch.empty_like(x), len(bias)
@@ -155,6 +177,7 @@ def _geglu(x, out, rows, width, BLOCK_ROWS: tl.constexpr, BLOCK: tl.constexpr):
     tl.store(out + row + c[None, :], y.to(out.dtype.element_ty), mask=mask)
 
 
+@_on_device_of_first
 def geglu(x: Tensor) -> Tensor:
     """See `fused.geglu`; contiguous."""
     width = x.shape[-1] // 2
@@ -182,6 +205,7 @@ def _normalise_heads(
     tl.store(place, y.to(qkv.dtype.element_ty), mask=mask)
 
 
+@_on_device_of_first
 def normalise_heads_(qkv: Tensor, q_gamma: Tensor, k_gamma: Tensor) -> None:
     """RMS-norm queries and keys of [..., 3, heads, head width] in place; contiguous."""
     heads, width = qkv.shape[-2:]
@@ -226,6 +250,7 @@ def _add_layer_norm(
     tl.store(out + place, y.to(out.dtype.element_ty), mask=mask)
 
 
+@_on_device_of_first
 def add_layer_norm(
     x: Tensor, delta: Tensor | None, gate: Tensor | None, norm: nn.LayerNorm, scale: Tensor | None,
     shift: Tensor | None,

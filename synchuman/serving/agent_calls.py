@@ -52,7 +52,7 @@ class Calls:
             if (photo is None) == (form.image_url is None):
                 raise Invalid.field("photo", "Give the photo either as `photo` or as `image_url`.")
             wanted = JobRequest(
-                settings=forms.settings_of(form),
+                settings=forms.settings_of(form, self._service.options.variant),
                 stage1_only=form.stage1_only,
                 graceful_fallback=form.graceful_fallback,
                 person=None if form.person is None else form.person - 1,

@@ -55,6 +55,7 @@ class Endpoints:
         guidance: float | None = None,
         stage2_steps: int | None = None,
         stage2_guidance: float | None = None,
+        solver: str | None = None,
         matting: str | None = None,
         faces: int | None = None,
         texture_size: int | None = None,
@@ -73,6 +74,7 @@ class Endpoints:
             guidance: How strictly the views follow the photo, 1 to 10.
             stage2_steps: Sampling steps of Stage 2, 1 to 100.
             stage2_guidance: How strictly the fine surface follows the photo, 1 to 10.
+            solver: "euler", or "multistep" for fewer steps.
             matting: Background removal.
             faces: Triangles of the model, 1000 to 200000.
             texture_size: Side of the texture in texels, a multiple of 256 up to 4096.
@@ -144,7 +146,7 @@ class Endpoints:
             form = forms.RetextureForm(**{name: value for name, value in given.items() if value is not None})
             wanted = JobRequest(
                 kind=Kind.RETEXTURE,
-                settings=forms.settings_of(form, before.request.settings),
+                settings=forms.settings_of(form, self._service.options.variant, before.request.settings),
                 stage1_only=before.result.get("mode") == "stage1_only",
                 parent=before.id,
             )

@@ -8,8 +8,9 @@ from fastapi import Request
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 from starlette.datastructures import FormData, UploadFile
 
+from synchuman.presets import DEFAULT_PRESET, NAMES, preset
 from synchuman.serving.problems import FieldProblem, Invalid
-from synchuman.settings import DEFAULT_PRESET, PRESETS, Settings, preset
+from synchuman.settings import Settings
 
 MAX_FIELDS = 64
 MAX_FIELD_BYTES = 8192
@@ -17,7 +18,16 @@ IMAGE = "image"
 FORM_TYPES = ("multipart/form-data", "application/x-www-form-urlencoded")
 # What only matters while views are sampled: a new texture cannot follow it.
 SAMPLING = frozenset(
-    {"stage1_steps", "guidance", "stage2_steps", "stage2_guidance", "seed", "matting", "stage1_only"}
+    {
+        "stage1_steps",
+        "guidance",
+        "stage2_steps",
+        "stage2_guidance",
+        "solver",
+        "seed",
+        "matting",
+        "stage1_only",
+    }
 )
 STAGE1_SETTINGS = frozenset({"stage1_steps", "guidance", "matting"})
 
@@ -44,7 +54,7 @@ class Waiting(BaseModel):
 class GenerateBase(Waiting):
     """Fields beside the settings."""
 
-    preset: Literal[tuple(PRESETS)] | None = Field(  # type: ignore[valid-type]
+    preset: Literal[NAMES] | None = Field(  # type: ignore[valid-type]
         None,
         description=f"Settings to start from; the fields given change them. Default: {DEFAULT_PRESET}, and "
         "with skip_stage1 those of `job`.",
@@ -120,11 +130,12 @@ async def read(request: Request, form: Any, with_image: bool) -> tuple[Any, Uplo
         raise Invalid.of(error) from None
 
 
-def settings_of(form: Any, before: Settings | None = None) -> Settings:
+def settings_of(form: Any, variant: str, before: Settings | None = None) -> Settings:
     """Return the settings that a form asks for.
 
     Args:
         form: A generate or retexture form.
+        variant: The weights in use, whose presets count.
         before: Settings of the job that it stands on; used when the form names no preset.
 
     Raises:
@@ -136,7 +147,7 @@ def settings_of(form: Any, before: Settings | None = None) -> Settings:
     try:
         if before is not None and chosen is None:
             return Settings(**{**before.model_dump(), **changes})
-        return preset(chosen or DEFAULT_PRESET, **changes)
+        return preset(chosen or DEFAULT_PRESET, variant, **changes)
     except ValidationError as error:
         raise Invalid.of(error) from None
 

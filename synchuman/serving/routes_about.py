@@ -7,13 +7,14 @@ from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse
 
 from synchuman import __version__
+from synchuman.presets import presets_of
 from synchuman.serving import metrics, webhook
 from synchuman.serving.auth import Forbidden
 from synchuman.serving.problems import documented
 from synchuman.serving.routes_jobs import IdentityHere, ServiceHere
 from synchuman.serving.schemas import Check, Health, Info, Readiness, WebhookSecret
 from synchuman.serving.service import Service
-from synchuman.settings import PRESETS, Settings
+from synchuman.settings import Settings
 
 router = APIRouter(tags=["service"])
 
@@ -43,7 +44,7 @@ async def info(service: ServiceHere, identity: IdentityHere) -> Info:
             {"status": w.engine.status, "loading": w.engine.loading, **w.engine.about}
             for w in service.workers
         ],
-        presets=PRESETS,
+        presets=presets_of(options.variant),
         settings=Settings.model_json_schema(),
         limits={**vars(limits)},
         features={

@@ -102,7 +102,9 @@ async def generate(
         parent = identity.require(await to_thread.run_sync(service.get, form.job))
     wanted = JobRequest(
         kind=Kind.RESUME if form.skip_stage1 else Kind.GENERATE,
-        settings=forms.settings_of(form, None if parent is None else parent.request.settings),
+        settings=forms.settings_of(
+            form, service.options.variant, None if parent is None else parent.request.settings
+        ),
         stage1_only=form.stage1_only,
         graceful_fallback=form.graceful_fallback,
         person=None if form.person is None else form.person - 1,
@@ -130,7 +132,7 @@ async def retexture(
     form, _ = await forms.read(request, forms.RetextureForm, with_image=False)
     wanted = JobRequest(
         kind=Kind.RETEXTURE,
-        settings=forms.settings_of(form, job.request.settings),
+        settings=forms.settings_of(form, service.options.variant, job.request.settings),
         stage1_only=job.result.get("mode") == "stage1_only",
         parent=job.id,
     )

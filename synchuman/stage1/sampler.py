@@ -9,7 +9,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from synchuman.nn.flow import guide
+from synchuman.nn.flow import Solver, advance, euler, guide
 from synchuman.stage1.layout import DOMAINS, IMAGES_PER_GROUP
 from synchuman.views import NUM_VIEWS
 
@@ -45,7 +45,7 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Step:
-    """State after one Euler step; the estimates are where the velocity points at t = 0."""
+    """State after one step; the estimates are where the velocity points at t = 0."""
 
     index: int  # from 1
     total: int
@@ -85,9 +85,14 @@ def guided(inputs: Inputs) -> Inputs:
 
 
 def sample(
-    velocity: Velocity, noise: Noise, latents: Tensor, times: list[float], guidance: float
+    velocity: Velocity,
+    noise: Noise,
+    latents: Tensor,
+    times: list[float],
+    guidance: float,
+    solver: Solver = euler,
 ) -> Iterator[Step]:
-    """Take the Euler steps of both branches together.
+    """Take the steps of both branches together.
 
     Args:
         velocity: The joint network with its conditions bound.
@@ -95,6 +100,7 @@ def sample(
         latents: [B, c, h, w] condition latents of `Inputs`: one group, or two from `guided`.
         times: What `nn.flow.schedule` returned.
         guidance: Guidance scale; used when there are two groups.
+        solver: Of `nn.flow`.
 
     Yields:
         The state after every step.
@@ -102,6 +108,7 @@ def sample(
     views, structure = noise.views, noise.structure
     # On the device from the start: a number sent at each step would be waited for.
     clock = torch.tensor([1000 * time for time in times], dtype=torch.float64).to(views.device)
+    turn_views, turn_structure = solver(), solver()
     groups = len(latents) // IMAGES_PER_GROUP
     total = len(times) - 1
     for index, (now, after) in enumerate(pairwise(times), start=1):
@@ -116,8 +123,9 @@ def sample(
             structure_velocity = guide(structure_velocity[:1], structure_velocity[1:], guidance)
         views_estimate = views - now * views_velocity
         structure_estimate = structure - now * structure_velocity
-        views = views - (now - after) * views_velocity
-        structure = structure - (now - after) * structure_velocity
+        views = advance(views, turn_views(views, views_velocity, now, after), now, after)
+        turned = turn_structure(structure, structure_velocity, now, after)
+        structure = advance(structure, turned, now, after)
         yield Step(index, total, views, structure, views_estimate, structure_estimate)
 
 

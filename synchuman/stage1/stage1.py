@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from synchuman.image_encoder import encode_photo
 from synchuman.nn.arrange import arrange
 from synchuman.nn.cuda_graph import GraphedFunction
-from synchuman.nn.flow import schedule
+from synchuman.nn.flow import schedule, solver_of
 from synchuman.photo.framing import frame_sharp, on_white, to_uint8
 from synchuman.residency import Residency, sample_guarded
 from synchuman.stage1 import conditioning, sampler
@@ -29,6 +29,7 @@ __all__ = ["Networks", "Stage1", "Stage1Result", "Stage1Step", "build_networks"]
 
 # Rows of the latents that a preview is decoded from, at most about twice as many.
 PREVIEW_LATENTS = 48
+USUAL_STEPS = 50  # of the published method
 
 
 @dataclass(frozen=True)
@@ -114,35 +115,43 @@ class Stage1:
         save_networks(self.networks, self.config, folder, dtype)
 
     def sample(
-        self, rgba: np.ndarray, steps: int, guidance: float, seed: int, preview_every: int = 0
+        self,
+        rgba: np.ndarray,
+        steps: int,
+        guidance: float,
+        seed: int,
+        preview_every: int = 0,
+        solver: str = "euler",
     ) -> Iterator[Stage1Step | Stage1Result]:
         """Sample views and structure; from the start again, staged, where the device's memory runs out.
 
         Args:
             rgba: uint8 [h, w, 4] cut-out person, straight alpha.
-            steps: Euler steps, at least 1.
+            steps: Sampling steps, at least 1.
             guidance: Guidance scale; at 1 the unconditional half is not computed.
             seed: Of the starting noise.
             preview_every: Steps between previews; 0 for none.
+            solver: One of `nn.flow.SOLVERS`.
 
         Yields:
             A Stage1Step after every step, then one Stage1Result.
 
         Raises:
-            ValueError: The image is no RGBA image, or steps or guidance are below 1.
+            ValueError: The image is no RGBA image, steps or guidance are below 1, or there is no such solver.
             PhotoError: The cut-out is empty.
             DeviceMemoryError: The device's memory is too small for one network at a time.
         """
         return sample_guarded(
-            lambda: self._sample(rgba, steps, guidance, seed, preview_every), self.residency
+            lambda: self._sample(rgba, steps, guidance, seed, preview_every, solver), self.residency
         )
 
     @torch.inference_mode()
     def _sample(
-        self, rgba: np.ndarray, steps: int, guidance: float, seed: int, preview_every: int
+        self, rgba: np.ndarray, steps: int, guidance: float, seed: int, preview_every: int, solver: str
     ) -> Iterator[Stage1Step | Stage1Result]:
         if rgba.dtype != np.uint8 or rgba.ndim != 3 or rgba.shape[2] != 4:
             raise ValueError(f"Stage 1 needs an RGBA image, uint8 [h, w, 4], not {rgba.dtype} {rgba.shape}.")
+        kind = solver_of(solver, steps, USUAL_STEPS)
         if steps < 1 or guidance < 1:
             raise ValueError(f"Steps and guidance must be at least 1, not {steps} and {guidance}.")
         canvas, face = (on_white(image) for image in frame_sharp(rgba, self.config.image_size))
@@ -152,7 +161,8 @@ class Stage1:
         with self.residency.using(self.networks.joint_network):
             network = GraphedFunction(self.bind(inputs))
             noise, times = self._noise(seed), schedule(steps)
-            for step in sampler.sample(network, noise, inputs.latents, times, guidance):
+            start = network, noise, inputs.latents, times, guidance, kind
+            for step in sampler.sample(*start):
                 shown = preview_every > 0 and step.index % preview_every == 0 and step.index < steps
                 preview = self._preview(step.views_estimate, canvas) if shown else None
                 yield Stage1Step(step.index, step.total, preview)

@@ -1,4 +1,4 @@
-"""Sampling of structured latents: Euler steps, guided only while the noise is strong."""
+"""Sampling of structured latents, guided only while the noise is strong."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from synchuman.nn.cuda_graph import GraphedFunction, shared_pool
-from synchuman.nn.flow import guide, schedule
+from synchuman.nn.flow import Solver, advance, euler, guide, schedule
 from synchuman.nn.sparse_tensor import SparseTensor, Voxels
 from synchuman.stage2.config import SlatNormalisation, SlatSamplerConfig
 from synchuman.stage2.slat_flow import SlatFlow
@@ -36,24 +36,36 @@ class FlowStep:
     state: Tensor
 
 
-def sample_flow(velocity: Velocity, noise: Tensor, config: SlatSamplerConfig) -> Iterator[FlowStep]:
+def sample_flow(
+    velocity: Velocity, noise: Tensor, config: SlatSamplerConfig, solver: Solver = euler
+) -> Iterator[FlowStep]:
     """Integrate a velocity from noise, guided in an interval of times (Kynkäänniemi et al. 2024)."""
     state = noise
     times = schedule(config.steps, config.rescale)
     # On the device from the start: a number sent at each step would be waited for.
     clock = torch.tensor([TIMES_PER_UNIT * time for time in times]).to(noise.device)
+    turn, was_guided = solver(), False
     for step, (time, next_time) in enumerate(pairwise(times), start=1):
         now = clock[step - 1 : step]
         direction = velocity(state, now, True)
-        if config.guidance != 1 and config.guidance_from <= time <= config.guidance_to:
+        guided = config.guidance != 1 and config.guidance_from <= time <= config.guidance_to
+        if guided:
             direction = guide(velocity(state, now, False), direction, config.guidance)
-        state = state - (time - next_time) * direction
+        if guided != was_guided:
+            # The velocity jumps where guidance starts or ends: nothing follows from the steps before.
+            turn, was_guided = solver(), guided
+        state = advance(state, turn(state, direction, time, next_time), time, next_time)
         yield FlowStep(step, config.steps, state)
 
 
 @torch.no_grad()
 def sample_slat(
-    flow: SlatFlow, voxels: Voxels, condition: Tensor, config: SlatSamplerConfig, seed: int
+    flow: SlatFlow,
+    voxels: Voxels,
+    condition: Tensor,
+    config: SlatSamplerConfig,
+    seed: int,
+    solver: Solver = euler,
 ) -> Iterator[FlowStep]:
     """Sample normalised structured latents, step by step; stop iterating to cancel.
 
@@ -63,6 +75,7 @@ def sample_slat(
         condition: [batch, tokens, condition width] image tokens, on the same device.
         config: Steps and guidance.
         seed: The noise is drawn on the CPU from it, the same for every device.
+        solver: Of `nn.flow`.
 
     Yields:
         One `FlowStep` per step with state [n, channels] float32; give the last one to `denormalise`.
@@ -84,7 +97,7 @@ def sample_slat(
     def velocity(state: Tensor, time: Tensor, conditional: bool) -> Tensor:
         return networks[conditional](state, time)[0]
 
-    yield from sample_flow(velocity, noise, config)
+    yield from sample_flow(velocity, noise, config, solver)
 
 
 def _bind(flow: SlatFlow, voxels: Voxels, tokens: Tensor) -> Callable[[Tensor, Tensor], tuple[Tensor]]:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from synchuman.image_encoder import encode_photo
+from synchuman.nn.flow import solver_of
 from synchuman.nn.sparse_tensor import SparseTensor, Voxels
 from synchuman.residency import Residency, sample_guarded
 from synchuman.stage2.conditioning import view_tokens
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 # A person's shell has 5 to 15 thousand voxels at 64^3. Memory grows with them, and noise would fill the grid.
 MAX_VOXELS = 40_000
+USUAL_STEPS = 25  # of the published method
 
 
 @dataclass(frozen=True)
@@ -125,6 +127,7 @@ class Stage2:
         steps: int,
         guidance: float,
         seed: int,
+        solver: str = "euler",
     ) -> Iterator[Stage2Step | Stage2Result]:
         """Sample structured latents at the occupied voxels and decode them.
 
@@ -135,9 +138,10 @@ class Stage2:
             normals: [5, s, s, 3] uint8 stored normal views.
             rgba: [h, w, 4] uint8 cut-out photo, straight alpha.
             occupied: [n, n, n] bool by (x, y, z), n being the flow's resolution.
-            steps: Euler steps, at least 1.
+            steps: Sampling steps, at least 1.
             guidance: Guidance scale; at 1 the unconditional passes are left out.
             seed: Of the starting noise.
+            solver: One of `nn.flow.SOLVERS`.
 
         Yields:
             A Stage2Step after every step, then one Stage2Result.
@@ -147,7 +151,7 @@ class Stage2:
             PhotoError: The cut-out is empty.
             DeviceMemoryError: The device's memory is too small for one network at a time.
         """
-        arguments = colors, normals, rgba, occupied, steps, guidance, seed
+        arguments = colors, normals, rgba, occupied, steps, guidance, seed, solver
         return sample_guarded(lambda: self._sample(*arguments), self.residency)
 
     @torch.inference_mode()
@@ -160,9 +164,11 @@ class Stage2:
         steps: int,
         guidance: float,
         seed: int,
+        solver: str,
     ) -> Iterator[Stage2Step | Stage2Result]:
         if steps < 1 or guidance < 1:
             raise ValueError(f"Steps and guidance must be at least 1, not {steps} and {guidance}.")
+        kind = solver_of(solver, steps, USUAL_STEPS)
         voxels = self._voxels(occupied)
         using, networks = self.residency.using, self.networks
         with using(self.image_encoder):
@@ -170,7 +176,7 @@ class Stage2:
             views = view_tokens(colors, normals, self.config.views, self.image_encoder)
         settings = dataclasses.replace(self.config.sampler, steps=steps, guidance=guidance)
         with using(networks.slat_flow):
-            for step in sample_slat(networks.slat_flow, voxels, condition, settings, seed):
+            for step in sample_slat(networks.slat_flow, voxels, condition, settings, seed, kind):
                 yield Stage2Step(step.step, step.total)
         slat = SparseTensor(denormalise(step.state, self.config.normalisation), voxels)
         with using(networks.mesh_decoder):

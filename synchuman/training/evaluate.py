@@ -150,7 +150,9 @@ def measure_variant(
     """
     first = next(
         event
-        for event in stage1.sample(subject.photo, settings.stage1_steps, settings.guidance, settings.seed)
+        for event in stage1.sample(
+            subject.photo, settings.stage1_steps, settings.guidance, settings.seed, solver=settings.solver
+        )
         if isinstance(event, Stage1Result)
     )
     views = first.colors, first.normals
@@ -165,7 +167,7 @@ def measure_variant(
             event
             for event in stage2.sample(
                 *views, subject.photo, drop_small_parts(logits > 0),
-                settings.stage2_steps, settings.stage2_guidance, settings.seed,
+                settings.stage2_steps, settings.stage2_guidance, settings.seed, settings.solver,
             )
             if isinstance(event, Stage2Result)
         )  # fmt: skip
@@ -243,6 +245,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--guidance", type=float, default=2.0, help="of Stage 1")
     parser.add_argument("--stage2-steps", type=int, default=12)
     parser.add_argument("--stage2-guidance", type=float, default=2.0)
+    parser.add_argument("--solver", default="euler", help="see Settings")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--body", type=Path, default=BODY_FILE, help="what people.export_body wrote")
     parser.add_argument("--out", type=Path, help="JSON file for the figures")
@@ -253,6 +256,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         guidance=options.guidance,
         stage2_steps=options.stage2_steps,
         stage2_guidance=options.stage2_guidance,
+        solver=options.solver,
         texture_size=512,
     )
     summary = evaluate(options.variant, options.count, settings, options.body, options.device)

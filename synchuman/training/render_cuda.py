@@ -60,7 +60,7 @@ def face_ids(points: Tensor, triangles: Tensor, height: int, width: int, both: b
     corners = triangles.to(torch.int32).contiguous()
     with (
         cupy.cuda.Device(points.device.index),
-        cupy.cuda.ExternalStream(torch.cuda.current_stream().cuda_stream),
+        cupy.cuda.ExternalStream(torch.cuda.current_stream(points.device).cuda_stream),
     ):
         _kernel()(
             ((count + 127) // 128,),

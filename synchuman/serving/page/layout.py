@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import gradio as gr
 
 from synchuman.photo import touchup
+from synchuman.presets import DEFAULT_PRESET, NAMES, Presets, presets_of
 from synchuman.serving.launch import ASSETS
 from synchuman.serving.page import browser, cards, controls
 from synchuman.serving.page.on_photo import EDITOR_SIDE
@@ -16,7 +17,6 @@ from synchuman.serving.page.on_result import KINDS, LOOKS
 from synchuman.serving.page.parts import Parts
 from synchuman.serving.page.texts import Labels
 from synchuman.serving.page.wiring import wire
-from synchuman.settings import DEFAULT_PRESET, PRESETS
 
 if TYPE_CHECKING:
     from synchuman.serving.page.runs import Runs
@@ -90,7 +90,7 @@ def build_page(runs: Runs, cache: Path) -> tuple[gr.Blocks, gr.I18n]:
             with gr.Column(min_width=280):
                 photo = _photo_card(labels)
             with gr.Column(min_width=280):
-                cutout = _cutout_card(labels)
+                cutout = _cutout_card(labels, presets_of(runs.service.options.variant))
             with gr.Column(min_width=280):
                 result = _result_card(labels)
             with gr.Column(min_width=280):
@@ -139,7 +139,7 @@ def _photo_card(labels: Labels) -> dict[str, Any]:
     return {"photo": photo, "file": file, "samples": samples}
 
 
-def _cutout_card(labels: Labels) -> dict[str, Any]:
+def _cutout_card(labels: Labels, presets: Presets) -> dict[str, Any]:
     with gr.Column(elem_classes="card"):
         gr.HTML(
             labels.html(
@@ -176,13 +176,13 @@ def _cutout_card(labels: Labels) -> dict[str, Any]:
                 apply = gr.Button(labels.text("Apply"), variant="primary", size="sm", elem_id="apply-touch")
                 reset = gr.Button(labels.text("Undo all by hand"), size="sm", elem_id="reset-touch")
         preset = gr.Radio(
-            list(PRESETS), value=DEFAULT_PRESET, label=labels.text("Quality"), elem_id="preset",
+            list(NAMES), value=DEFAULT_PRESET, label=labels.text("Quality"), elem_id="preset",
             elem_classes="segments",
         )  # fmt: skip
         button = gr.Button(labels.text("Settings"), elem_id="settings-button", elem_classes="fold")
         # Not an accordion: Gradio mounts its content when it is opened, and what was typed at once is lost.
         with gr.Column(elem_id="settings"):
-            start = PRESETS[DEFAULT_PRESET]
+            start = presets[DEFAULT_PRESET]
             settings = [controls.control(name, labels, start.get(name)) for name in controls.FIELDS]
             randomise = gr.Checkbox(
                 False, label=labels.text("New random seed for every run"), elem_id="randomise"

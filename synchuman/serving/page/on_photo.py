@@ -13,8 +13,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 from synchuman.events import PhotoError
 from synchuman.photo import PreparedPhoto, prepare, touchup
+from synchuman.presets import presets_of
 from synchuman.serving.page import cards, controls, texts
-from synchuman.settings import MAX_SEED, PRESETS
+from synchuman.settings import MAX_SEED
 
 if TYPE_CHECKING:
     from synchuman.photo.people import Box
@@ -126,6 +127,11 @@ def photo_bytes(photo: str, touched: str | None) -> bytes:
     """Return what a run is given: the touched-up cut-out if there is one, else the photo."""
     return Path(touched or photo).read_bytes()
 
+    def choose_preset(self, name: str | None) -> list[Any]:
+        """Return updates of all settings' controls, in their order, for a preset of the weights in use."""
+        values = presets_of(self.runs.service.options.variant)[name] if name else {}
+        return [gr.update(value=values[field]) if field in values else gr.skip() for field in controls.FIELDS]
+
 
 def to_viewable(request: gr.Request, file: str) -> np.ndarray:
     """Decode a photo of a kind that browsers do not show (HEIC), for the photo field.
@@ -146,12 +152,6 @@ def choose_seed(randomise: bool, seed: int) -> int:
     import random
 
     return random.randint(0, MAX_SEED) if randomise else seed
-
-
-def choose_preset(name: str | None) -> list[Any]:
-    """Return updates of all settings' controls, in their order, for a preset."""
-    values = PRESETS[name] if name else {}
-    return [gr.update(value=values[field]) if field in values else gr.skip() for field in controls.FIELDS]
 
 
 def fit(rgba: np.ndarray) -> np.ndarray:

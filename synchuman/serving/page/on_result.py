@@ -10,12 +10,13 @@ from urllib.parse import quote
 import gradio as gr
 import numpy as np
 
+from synchuman.presets import NAMES, name_of
 from synchuman.serving.jobs import Job, ServiceError, State
 from synchuman.serving.page import capabilities, cards, controls, texts
 from synchuman.serving.page.on_run import who_is
 from synchuman.serving.page.runs import HISTORY, Runs
 from synchuman.serving.page.texts import Texts
-from synchuman.settings import PRESETS, Settings
+from synchuman.settings import Settings
 from synchuman.surface.looks import look_glb
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ class ResultHandlers:
         parts, say = self.parts, texts.of_request(request)
         wanted = (request.query_params or {}).get("run", "")
         return {
-            parts.preset: gr.update(choices=[(say(name), name) for name in PRESETS]),
+            parts.preset: gr.update(choices=[(say(name), name) for name in NAMES]),
             parts.look: gr.update(choices=[(say(text), name) for name, text in LOOKS.items()]),
             parts.kind: gr.update(choices=[(say(text), name) for name, text in KINDS.items()]),
             parts.run_id: wanted,
@@ -76,7 +77,9 @@ class ResultHandlers:
         shown = [(job, picture) for job in jobs if (picture := self._picture(job)) is not None]
         return {
             parts.runs_card: gr.update(visible=bool(shown)),
-            parts.runs: [(picture, _caption(say, job)) for job, picture in shown],
+            parts.runs: [
+                (picture, _caption(say, job, self.runs.service.options.variant)) for job, picture in shown
+            ],
             parts.ids: [job.id for job, _ in shown],
         }
 
@@ -139,7 +142,7 @@ class ResultHandlers:
         return {
             parts.photo: str(self.runs.folder(job).first / "input.png"),
             parts.touched: None,
-            parts.preset: next((name for name in PRESETS if PRESETS[name].items() <= values.items()), None),
+            parts.preset: name_of(settings, self.runs.service.options.variant),
             **{control: values[name] for name, control in zip(controls.FIELDS, parts.settings)},
         }
 
@@ -186,14 +189,11 @@ class ResultHandlers:
         return np.asarray(ground)
 
 
-def _caption(say: Texts, job: Job) -> str:
+def _caption(say: Texts, job: Job, variant: str) -> str:
     if job.active:
         return say("going on")
-    settings = job.request.settings.model_dump()
-    name = next(
-        (say(name) for name in PRESETS if PRESETS[name].items() <= settings.items()), say("Own settings")
-    )
-    return f"{time.strftime('%H:%M', time.localtime(job.created))} · {name}"
+    name = name_of(job.request.settings, variant) or "Own settings"
+    return f"{time.strftime('%H:%M', time.localtime(job.created))} · {say(name)}"
 
 
 def _address(path: Path) -> str:

@@ -28,7 +28,7 @@ def wire(page: gr.Blocks, parts: Parts, runs: Runs, cache: Path) -> None:
     matting = parts.settings[controls.FIELDS.index("matting")]
     seed = parts.settings[controls.FIELDS.index("seed")]
     _photo(parts, photos, matting)
-    _settings(parts, matting, seed)
+    _settings(parts, photos, matting, seed)
     remembered = {
         "fn": results.remember,
         "inputs": [parts.run_id, parts.kept],
@@ -113,9 +113,9 @@ def _photo(parts: Parts, photos: PhotoHandlers, matting: Any) -> None:
     )  # fmt: skip
 
 
-def _settings(parts: Parts, matting: Any, seed: Any) -> None:
+def _settings(parts: Parts, photos: PhotoHandlers, matting: Any, seed: Any) -> None:
     parts.settings_button.click(None, js=browser.FOLD, **QUICK)
-    parts.preset.input(on_photo.choose_preset, parts.preset, parts.settings, **QUICK)
+    parts.preset.input(photos.choose_preset, parts.preset, parts.settings, **QUICK)
     for control in parts.settings:
         if control not in (matting, seed):
             control.input(lambda: None, None, parts.preset, **QUICK)
