@@ -57,6 +57,7 @@ class Examination:
     disk: dict[str, int]
     verdicts: tuple[Verdict, ...]
     problems: tuple[str, ...] = field(default=())
+    hints: tuple[str, ...] = field(default=())
 
     @property
     def healthy(self) -> bool:
@@ -89,6 +90,7 @@ class Examination:
         ]
         lines += [f"{'RUNS  ' if v.runs else 'NOT   '}    {v.what}: {v.why}" for v in self.verdicts]
         lines += [f"PROBLEM   {problem}" for problem in self.problems]
+        lines += [f"HINT      {hint}" for hint in self.hints]
         return lines
 
 
@@ -107,7 +109,8 @@ def examine() -> Examination:
     verdicts = [Verdict(name, True, _where_mini(gpus)) for name in shipped()]
     verdicts += [official_verdict(official is not None, gpus, system, min(disk.values()))]
     packages = {name: _version(name) for name in PACKAGES}
-    return Examination(system, torch_, gpus, variants, packages, disk, tuple(verdicts), problems)
+    about = system, torch_, gpus, variants, packages, disk
+    return Examination(*about, tuple(verdicts), problems, _hints(gpus))
 
 
 def official_verdict(here: bool, gpus: tuple[Gpu, ...], system: dict[str, Any], disk: int) -> Verdict:
@@ -218,12 +221,17 @@ def _problems(torch_: dict[str, Any], gpus: tuple[Gpu, ...]) -> tuple[str, ...]:
             else f"torch was built for {torch_['built_for']}: update the driver, check CUDA_VISIBLE_DEVICES"
         )
         problems.append(f"There is an NVIDIA driver ({torch_['driver']}), but torch sees no GPU; {cure}.")
-    if gpus and (lacking := _lacking_for_kernels()):
-        problems.append(
-            f"The GPU will be slower than it could be: for the kernels that Triton builds, {lacking} missing "
-            "(docs/troubleshooting.md)."
-        )
     return tuple(problems)
+
+
+def _hints(gpus: tuple[Gpu, ...]) -> tuple[str, ...]:
+    """Return what works, but could work better."""
+    if not gpus or not (lacking := _lacking_for_kernels()):
+        return ()
+    return (
+        f"The GPU will be slower than it could be: for the kernels that Triton builds, {lacking} missing "
+        "(docs/troubleshooting.md).",
+    )
 
 
 def _lacking_for_kernels() -> str:

@@ -160,11 +160,10 @@ def test_doctor_says_what_will_run_and_why_not(
 
 def test_doctor_says_what_the_kernels_lack(monkeypatch: pytest.MonkeyPatch) -> None:
     card = (Gpu("Card", "8.6", 24 * GIB, 24 * GIB, ("float32", "float16")),)
-    about = {"driver": None, "built_for": "CUDA 13.0"}
     monkeypatch.setattr(doctor, "_lacking_for_kernels", lambda: "a C compiler is")
-    [problem] = doctor._problems(about, card)
-    assert "slower" in problem and "a C compiler is missing" in problem
-    assert doctor._problems(about, ()) == ()
+    [hint] = doctor._hints(card)
+    assert "slower" in hint and "a C compiler is missing" in hint
+    assert doctor._hints(()) == ()
     monkeypatch.undo()
     monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda name: None)
     assert doctor._lacking_for_kernels() == "Triton itself is"

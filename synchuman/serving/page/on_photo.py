@@ -122,15 +122,15 @@ class PhotoHandlers:
             parts.touch_up: gr.update(visible=True),
         }
 
-
-def photo_bytes(photo: str, touched: str | None) -> bytes:
-    """Return what a run is given: the touched-up cut-out if there is one, else the photo."""
-    return Path(touched or photo).read_bytes()
-
     def choose_preset(self, name: str | None) -> list[Any]:
         """Return updates of all settings' controls, in their order, for a preset of the weights in use."""
         values = presets_of(self.runs.service.options.variant)[name] if name else {}
         return [gr.update(value=values[field]) if field in values else gr.skip() for field in controls.FIELDS]
+
+
+def photo_bytes(photo: str, touched: str | None) -> bytes:
+    """Return what a run is given: the touched-up cut-out if there is one, else the photo."""
+    return Path(touched or photo).read_bytes()
 
 
 def to_viewable(request: gr.Request, file: str) -> np.ndarray:
