@@ -13,6 +13,7 @@ Presets = dict[str, dict[str, Any]]
 
 MINI: Presets = {
     "Fast": {
+        "solver": "euler",
         "stage1_steps": 8,
         "guidance": 1.0,
         "stage2_steps": 6,
@@ -21,6 +22,7 @@ MINI: Presets = {
         "faces": 20_000,
     },
     "Balanced": {
+        "solver": "euler",
         "stage1_steps": 16,
         "guidance": 2.0,
         "stage2_steps": 12,
@@ -29,6 +31,7 @@ MINI: Presets = {
         "faces": 30_000,
     },
     "Best": {
+        "solver": "euler",
         "stage1_steps": 40,
         "guidance": 2.5,
         "stage2_steps": 25,
@@ -40,6 +43,7 @@ MINI: Presets = {
 # Steps and guidance of the published method, and fewer steps for the quick one.
 PUBLISHED: Presets = {
     "Fast": {
+        "solver": "multistep",
         "stage1_steps": 20,
         "guidance": 3.0,
         "stage2_steps": 12,
@@ -48,6 +52,7 @@ PUBLISHED: Presets = {
         "faces": 20_000,
     },
     "Balanced": {
+        "solver": "euler",
         "stage1_steps": 50,
         "guidance": 3.0,
         "stage2_steps": 25,
@@ -56,6 +61,7 @@ PUBLISHED: Presets = {
         "faces": 30_000,
     },
     "Best": {
+        "solver": "euler",
         "stage1_steps": 50,
         "guidance": 3.0,
         "stage2_steps": 25,
