@@ -49,8 +49,11 @@ class GraphedFunction:
             return self._outputs
 
     def release(self) -> None:
-        """Forget the recording and free its memory."""
+        """Forget the recording and give its memory back: nothing else could use it meanwhile."""
+        recorded = self._graph is not None
         self._graph, self._inputs, self._outputs = None, (), ()
+        if recorded:
+            torch.cuda.empty_cache()
 
     def _record(self) -> torch.cuda.CUDAGraph:
         graph = torch.cuda.CUDAGraph()

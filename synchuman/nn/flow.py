@@ -50,7 +50,8 @@ def adams_bashforth(share: float = 1.0) -> Turn:
             earlier, start = before.pop()
             bend = share * (now - after) / (2 * (start - now))
             direction = velocity + bend * (velocity - earlier)
-        before.append((velocity, now))
+        # A copy: a recorded network writes its next result to the same place.
+        before.append((velocity.clone(), now))
         return direction
 
     return turn

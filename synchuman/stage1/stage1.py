@@ -162,11 +162,13 @@ class Stage1:
             network = GraphedFunction(self.bind(inputs))
             noise, times = self._noise(seed), schedule(steps)
             start = network, noise, inputs.latents, times, guidance, kind
-            for step in sampler.sample(*start):
-                shown = preview_every > 0 and step.index % preview_every == 0 and step.index < steps
-                preview = self._preview(step.views_estimate, canvas) if shown else None
-                yield Stage1Step(step.index, step.total, preview)
-            network.release()
+            try:
+                for step in sampler.sample(*start):
+                    shown = preview_every > 0 and step.index % preview_every == 0 and step.index < steps
+                    preview = self._preview(step.views_estimate, canvas) if shown else None
+                    yield Stage1Step(step.index, step.total, preview)
+            finally:
+                network.release()
         colors, normals = self._views(step.views, canvas)
         yield Stage1Result(colors, normals, self._logits(step.structure))
 

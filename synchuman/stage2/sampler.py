@@ -97,7 +97,11 @@ def sample_slat(
     def velocity(state: Tensor, time: Tensor, conditional: bool) -> Tensor:
         return networks[conditional](state, time)[0]
 
-    yield from sample_flow(velocity, noise, config, solver)
+    try:
+        yield from sample_flow(velocity, noise, config, solver)
+    finally:
+        for network in networks.values():
+            network.release()
 
 
 def _bind(flow: SlatFlow, voxels: Voxels, tokens: Tensor) -> Callable[[Tensor, Tensor], tuple[Tensor]]:
