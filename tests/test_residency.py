@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from synchuman import doctor
 from synchuman import residency as module
 from synchuman.doctor import GIB, Gpu, official_verdict
 from synchuman.events import DeviceMemoryError
+from synchuman.pipeline import SyncHuman
 from synchuman.placement import choose_residency, working_bytes
 from synchuman.residency import Residency, call_guarded, sample_guarded
 from synchuman.serving.failures import explain
@@ -121,6 +123,36 @@ def test_a_surface_that_does_not_fit_is_extracted_again_staged(monkeypatch: pyte
     with pytest.raises(DeviceMemoryError, match=r"3\.0 of 8\.0 GiB"):
         call_guarded(extract, resident)
     assert len(tries) == 4
+
+
+def test_the_pipeline_guards_the_surface(monkeypatch: pytest.MonkeyPatch) -> None:
+    resident = Residency(CPU)
+    stage2 = SimpleNamespace(residency=resident)
+    pipeline = SyncHuman(SimpleNamespace(), "mini", CPU, torch.float32, stage2)
+    decoded = SimpleNamespace(coords=1, feats=2, resolution=3)
+
+    def quiet(*_given: object) -> Iterator[None]:
+        return decoded
+        yield
+
+    def extract(*given: object) -> str:
+        if not resident.staged:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return f"surface of {given[:3]}"
+
+    found: list[object] = []
+
+    def texture(work: Callable[[object], object], *_given: object) -> Iterator[None]:
+        found.append(work(None))
+        return
+        yield
+
+    for name, stand_in in (("preview", quiet), ("refine", quiet), ("texture", texture)):
+        monkeypatch.setattr(f"synchuman.steps.{name}", stand_in)
+    monkeypatch.setattr("synchuman.surface.fine.fine_surface", extract)
+    files = SimpleNamespace(rgba=None, colors=None, normals=None)
+    assert list(pipeline._build(files, None, SimpleNamespace(stage2=True), None)) == []
+    assert found == ["surface of (1, 2, 3)"] and resident.staged
 
 
 def test_placement_is_chosen_from_free_memory(monkeypatch: pytest.MonkeyPatch) -> None:
