@@ -14,7 +14,6 @@ import argparse
 import json
 import math
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +29,7 @@ from synchuman.photo import prepare  # noqa: E402
 from synchuman.photo.framing import frame_sharp, on_white  # noqa: E402
 from synchuman.pipeline import SyncHuman  # noqa: E402
 from synchuman.stage1 import sampler  # noqa: E402
-from synchuman.stage1.stage1 import USUAL_STEPS, Stage1  # noqa: E402
+from synchuman.stage1.stage1 import Stage1  # noqa: E402
 
 
 def dpm_solver() -> flow.Turn:
@@ -58,12 +57,7 @@ def _signal(time: float) -> float:
     return math.log((1 - time) / time)
 
 
-SOLVERS: dict[str, Callable[[int], flow.Solver]] = {
-    "euler": lambda steps: flow.euler,
-    "multistep": lambda steps: flow.solver_of("multistep", steps, USUAL_STEPS),
-    "adams-bashforth": lambda steps: flow.adams_bashforth,
-    "dpm-solver": lambda steps: dpm_solver,
-}
+SOLVERS: dict[str, flow.Solver] = {**flow.SOLVERS, "dpm-solver": dpm_solver}
 
 
 class Person:
@@ -146,7 +140,7 @@ def main() -> None:
             wanted[f"of euler {steps}"] = person.run(steps, flow.euler)
         ways = [(s, r, n) for s in chosen.solvers for r in chosen.rescale for n in chosen.steps]
         for solver, rescale, steps in ways:
-            found = person.run(steps, SOLVERS[solver](steps), rescale)
+            found = person.run(steps, SOLVERS[solver], rescale)
             for name, reference in wanted.items():
                 title = f"{solver}, shift {rescale:g}, {steps} steps, {name}"
                 rows.setdefault(title, []).append(compare(found, reference))

@@ -45,7 +45,7 @@ class Settings(BaseModel):
     solver: Literal["euler", "multistep"] = Field(
         "euler",
         title="Solver",
-        description="`euler` is the published method's; `multistep` comes near its result with fewer steps.",
+        description="`euler` is the published method's; with guidance, `multistep` comes nearer to its result in few steps.",
     )
     seed: int = Field(
         43,

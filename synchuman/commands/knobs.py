@@ -14,7 +14,7 @@ SETTINGS = (
     ("guidance", float, "how strictly the views follow the photo"),
     ("stage2_steps", int, "sampling steps of Stage 2"),
     ("stage2_guidance", float, "how strictly the fine surface follows the photo"),
-    ("solver", str, "euler, or multistep for fewer steps"),
+    ("solver", str, "euler, or multistep for few steps with guidance"),
     ("seed", int, "of the noise"),
     ("matting", str, "background removal"),
     ("faces", int, "triangles of the mesh"),

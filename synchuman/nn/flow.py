@@ -7,7 +7,6 @@ from collections.abc import Callable
 from torch import Tensor
 
 RESCALE = 3.0
-SOLVERS = ("euler", "multistep")
 
 # From a state, its velocity, its time and the next time to the velocity to go there with.
 Turn = Callable[[Tensor, Tensor, float, float], Tensor]
@@ -36,11 +35,10 @@ def advance(state: Tensor, direction: Tensor, now: float, after: float) -> Tenso
     return state - (now - after) * direction
 
 
-def adams_bashforth(share: float = 1.0) -> Turn:
-    """Adams-Bashforth of order 2 for uneven steps (Hairer et al. 1993, section III.5): no evaluation more.
+def adams_bashforth() -> Turn:
+    """Adams-Bashforth of order 2 for uneven steps (Hairer et al. 1993, section III.5).
 
-    Args:
-        share: How much of the bend that the last step showed is taken: 0 is Euler's method.
+    It takes the bend that the last two velocities show, so it needs no evaluation more than Euler's method.
     """
     before: list[tuple[Tensor, float]] = []
 
@@ -48,8 +46,7 @@ def adams_bashforth(share: float = 1.0) -> Turn:
         direction = velocity
         if before:
             earlier, start = before.pop()
-            bend = share * (now - after) / (2 * (start - now))
-            direction = velocity + bend * (velocity - earlier)
+            direction = velocity + (now - after) / (2 * (start - now)) * (velocity - earlier)
         # A copy: a recorded network writes its next result to the same place.
         before.append((velocity.clone(), now))
         return direction
@@ -57,21 +54,16 @@ def adams_bashforth(share: float = 1.0) -> Turn:
     return turn
 
 
-def solver_of(name: str, steps: int, usual: int) -> Solver:
-    """Return a solver by the name that settings give.
+# By the names that settings give.
+SOLVERS: dict[str, Solver] = {"euler": euler, "multistep": adams_bashforth}
 
-    Args:
-        name: "euler", or "multistep": it comes near what Euler's method gives with the usual number of steps,
-            and is the same from there on. The error of Euler's method falls as one over the steps, and all
-            of a bend would do away with it; so that much of the bend is taken which leaves the usual error.
-        steps: How many are taken.
-        usual: How many the method takes.
+
+def solver_of(name: str) -> Solver:
+    """Return a solver by its name.
 
     Raises:
         ValueError: No solver has that name.
     """
     if name not in SOLVERS:
         raise ValueError(f"No solver {name!r}; there are {', '.join(SOLVERS)}.")
-    if name == "euler" or steps >= usual:
-        return euler
-    return lambda: adams_bashforth(1 - steps / usual)
+    return SOLVERS[name]

@@ -74,7 +74,7 @@ class Endpoints:
             guidance: How strictly the views follow the photo, 1 to 10.
             stage2_steps: Sampling steps of Stage 2, 1 to 100.
             stage2_guidance: How strictly the fine surface follows the photo, 1 to 10.
-            solver: "euler", or "multistep" for fewer steps.
+            solver: "euler", or "multistep" for few steps with guidance.
             matting: Background removal.
             faces: Triangles of the model, 1000 to 200000.
             texture_size: Side of the texture in texels, a multiple of 256 up to 4096.

@@ -29,7 +29,6 @@ __all__ = ["Networks", "Stage1", "Stage1Result", "Stage1Step", "build_networks"]
 
 # Rows of the latents that a preview is decoded from, at most about twice as many.
 PREVIEW_LATENTS = 48
-USUAL_STEPS = 50  # of the published method
 
 
 @dataclass(frozen=True)
@@ -131,7 +130,7 @@ class Stage1:
             guidance: Guidance scale; at 1 the unconditional half is not computed.
             seed: Of the starting noise.
             preview_every: Steps between previews; 0 for none.
-            solver: One of `nn.flow.SOLVERS`.
+            solver: Key of `nn.flow.SOLVERS`.
 
         Yields:
             A Stage1Step after every step, then one Stage1Result.
@@ -151,7 +150,7 @@ class Stage1:
     ) -> Iterator[Stage1Step | Stage1Result]:
         if rgba.dtype != np.uint8 or rgba.ndim != 3 or rgba.shape[2] != 4:
             raise ValueError(f"Stage 1 needs an RGBA image, uint8 [h, w, 4], not {rgba.dtype} {rgba.shape}.")
-        kind = solver_of(solver, steps, USUAL_STEPS)
+        kind = solver_of(solver)
         if steps < 1 or guidance < 1:
             raise ValueError(f"Steps and guidance must be at least 1, not {steps} and {guidance}.")
         canvas, face = (on_white(image) for image in frame_sharp(rgba, self.config.image_size))

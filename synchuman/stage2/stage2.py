@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 # A person's shell has 5 to 15 thousand voxels at 64^3. Memory grows with them, and noise would fill the grid.
 MAX_VOXELS = 40_000
-USUAL_STEPS = 25  # of the published method
 
 
 @dataclass(frozen=True)
@@ -141,7 +140,7 @@ class Stage2:
             steps: Sampling steps, at least 1.
             guidance: Guidance scale; at 1 the unconditional passes are left out.
             seed: Of the starting noise.
-            solver: One of `nn.flow.SOLVERS`.
+            solver: Key of `nn.flow.SOLVERS`.
 
         Yields:
             A Stage2Step after every step, then one Stage2Result.
@@ -168,7 +167,7 @@ class Stage2:
     ) -> Iterator[Stage2Step | Stage2Result]:
         if steps < 1 or guidance < 1:
             raise ValueError(f"Steps and guidance must be at least 1, not {steps} and {guidance}.")
-        kind = solver_of(solver, steps, USUAL_STEPS)
+        kind = solver_of(solver)
         voxels = self._voxels(occupied)
         using, networks = self.residency.using, self.networks
         with using(self.image_encoder):
