@@ -45,7 +45,8 @@ class Settings(BaseModel):
     solver: Literal["euler", "multistep"] = Field(
         "euler",
         title="Solver",
-        description="`euler` is the published method's; with guidance, `multistep` comes nearer to its result in few steps.",
+        description="`euler` is the published method's; with guidance, `multistep` comes nearer to its "
+        "result in few steps.",
     )
     seed: int = Field(
         43,
