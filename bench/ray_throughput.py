@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 from synchuman.presets import preset
+from synchuman.serving.cluster.actor import Model
 from synchuman.serving.cluster.engine import RayEngine, cluster_engines
 from synchuman.serving.jobs import PHOTO, Job, JobRequest, State
 
@@ -28,7 +29,7 @@ def main() -> int:
     parser.add_argument("--device", default="auto")
     options = parser.parse_args()
     for actors in options.actors:
-        engines = list(cluster_engines("auto", actors, "mini", options.device, "auto", 3600))
+        engines = list(cluster_engines("auto", actors, Model("mini", options.device), 3600))
         stop = threading.Event()
         for engine in engines:
             engine.start(stop)

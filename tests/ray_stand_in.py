@@ -18,8 +18,9 @@ STEP_SECONDS = 0.15
 class StandIn:
     """Makes a "model" that names the photo it was made from."""
 
-    def __init__(self, log: Path) -> None:
+    def __init__(self, log: Path, placement: str, stage2_device: str | None) -> None:
         self.log = log
+        self.place = {"placement": placement, "stage2_device": stage2_device}
         self.device = SimpleNamespace(type="cpu")
 
     def run(
@@ -37,7 +38,7 @@ class StandIn:
         model = folder / "SecondStage/output.glb"
         model.parent.mkdir(parents=True, exist_ok=True)
         model.write_text(digest)
-        (folder / "run.json").write_text(json.dumps({"pid": os.getpid()}))
+        (folder / "run.json").write_text(json.dumps(self.place))
         self.note("finished", digest)
         yield Done(folder, model, {"stage 1": STEPS * STEP_SECONDS}, 10, 1, stage2=True)
 
@@ -46,9 +47,15 @@ class StandIn:
             log.write(json.dumps({"what": what, "photo": digest, "pid": os.getpid()}) + "\n")
 
 
-def load(variant: str, device: str, dtype: str) -> tuple[StandIn, dict[str, Any]]:
+def load(
+    variant: str, device: str, dtype: str, placement: str, stage2_device: str | None
+) -> tuple[StandIn, dict[str, Any]]:
     """Take the place of `engine_child.load_pipeline`; the "variant" is the path of the log."""
-    return StandIn(Path(variant)), {"device": "cpu", "dtype": "float32", "gpu": None}
+    return StandIn(Path(variant), placement, stage2_device), {
+        "device": "cpu",
+        "dtype": "float32",
+        "gpu": None,
+    }
 
 
 def notes(log: Path) -> list[dict[str, Any]]:

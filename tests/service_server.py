@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -137,19 +137,34 @@ class Server:
         env: dict[str, str] | None = None,
         locks: Path | None = None,
         weights: Path | None = None,
+        command: Sequence[str] = (),
     ) -> None:
-        """Start it; `locks` is where devices are locked (default: in `data`, so servers do not wait)."""
+        """Start it.
+
+        Args:
+            data: Its folder.
+            arguments: Of `api_server.py`, beside what tests need.
+            env: More of the environment.
+            locks: Where devices are locked (default: in `data`, so servers do not wait).
+            weights: Default: tiny ones.
+            command: Arguments of Python that start it in place of all that, on any free port.
+        """
         self.data = data
         data.mkdir(parents=True, exist_ok=True)
         temporary = locks or data / "tmpdir"
         temporary.mkdir(exist_ok=True)
         self.log = data.parent / f"{data.name}.log"
-        command = [sys.executable, str(ROOT / "api_server.py"), "--port", "0", "--data", str(data)]
-        command += ["--variant", str(weights or tiny_weights()), "--device", "cpu", *ROOMY, *arguments]
+        usual = [str(ROOT / "api_server.py"), "--port", "0", "--data", str(data), "--device", "cpu", *ROOMY]
+        usual += ["--variant", str(weights or tiny_weights()), *arguments]
         environment = {**os.environ, "TMPDIR": str(temporary), "OMP_NUM_THREADS": "1", **(env or {})}
         with self.log.open("a") as log:
             self.process = subprocess.Popen(
-                command, stdout=subprocess.PIPE, stderr=log, text=True, env=environment, cwd=ROOT
+                [sys.executable, *(command or usual)],
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                env=environment,
+                cwd=ROOT,
             )
         assert self.process.stdout is not None
         line = self.process.stdout.readline()

@@ -82,7 +82,7 @@ def test_a_batch_survives_a_lost_actor_and_goes_on_where_it_was(photos: Path, tm
             time.sleep(0.05)
 
     threading.Thread(target=kill_one, daemon=True).start()
-    assert _batch(photos, outputs, log) == 0
+    assert _batch(photos, outputs, log, "--placement=staged", "--stage2-device=cpu") == 0
     notes = ray_stand_in.notes(log)
     finished = Counter(note["photo"] for note in notes if note["what"] == "finished")
     assert len(finished) == 5 and set(finished.values()) == {1} and len(killed) == 1
@@ -91,6 +91,8 @@ def test_a_batch_survives_a_lost_actor_and_goes_on_where_it_was(photos: Path, tm
         model = outputs / photo.stem / "SecondStage/output.glb"
         assert model.read_text() == hashlib.sha256(photo.read_bytes()).hexdigest()
         assert not (outputs / photo.stem / "photo.png").exists()
+        place = json.loads((outputs / photo.stem / "run.json").read_text())
+        assert place == {"placement": "staged", "stage2_device": "cpu"}
 
     assert _batch(photos, outputs, log) == 0
     assert ray_stand_in.notes(log) == notes  # nothing was left to do

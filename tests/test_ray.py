@@ -6,6 +6,7 @@ import functools
 import hashlib
 import importlib.util
 import io
+import json
 import os
 import signal
 import sys
@@ -14,23 +15,27 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import ray_stand_in
 from PIL import Image
+from service_server import QUICK, serving, tiny_weights
 
 from synchuman.presets import preset
 from synchuman.serving import folders
 from synchuman.serving.cluster import ClusterError
 from synchuman.serving.cluster import engine as cluster
+from synchuman.serving.cluster.actor import Model
 from synchuman.serving.cluster.parcel import Outbox, pack, unpack
 from synchuman.serving.engine import EngineBroken
-from synchuman.serving.jobs import Job, JobRequest, State
+from synchuman.serving.jobs import JobRequest, State
 from synchuman.serving.options import ServiceOptions
 from synchuman.serving.service import Service
 
 ROOT = Path(__file__).resolve().parents[1]
 ACTORS = 3
+PLACE = {"placement": "staged", "stage2_device": "cpu"}
 REQUEST = JobRequest(settings=preset("Fast"))
 
 needs_ray = pytest.mark.skipif(
@@ -65,7 +70,7 @@ def log(tmp_path: Path) -> Path:
 def service(ray: object, tmp_path: Path, log: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Service]:
     light = functools.partial(cluster.cluster_engines, load=ray_stand_in.load)
     monkeypatch.setattr(cluster, "cluster_engines", light)
-    options = ServiceOptions(data=tmp_path / "data", variant=str(log), ray="auto", ray_actors=ACTORS)
+    options = ServiceOptions(data=tmp_path / "data", variant=str(log), ray="auto", ray_actors=ACTORS, **PLACE)
     service = Service(options)
     service.start()
     yield service
@@ -112,6 +117,7 @@ def test_every_photo_is_finished_exactly_once_though_an_actor_dies(service: Serv
     for job, photo in zip(ended, photos):
         files = service.files(job)
         assert files["SecondStage/output.glb"].read_text() == hashlib.sha256(photo).hexdigest()
+        assert json.loads(files["run.json"].read_text()) == PLACE  # the actors load as they are told
         assert "photo.png" not in files and job.result["mode"] == "full"
     finished = Counter(note["photo"] for note in ray_stand_in.notes(log) if note["what"] == "finished")
     begun = Counter(note["photo"] for note in ray_stand_in.notes(log) if note["what"] == "begun")
@@ -152,44 +158,56 @@ def test_a_photo_that_kills_its_actor_fails_after_some_tries(service: Service, l
 
 
 @needs_ray
-def test_the_real_pipeline_in_an_actor(ray: object, tmp_path: Path) -> None:
-    (engine,) = cluster.cluster_engines("auto", 1, "mini", "cpu", "float32", 600)
-    stop = threading.Event()
-    told: list[str] = []
-    photo = io.BytesIO((ROOT / "assets/examples/person-1.jpg").read_bytes())
-    folders.make(tmp_path / "run", folders.clean_photo(photo))
-    quick = preset("Fast", stage1_steps=1, stage2_steps=1, faces=1000, texture_size=256)
-    try:
-        engine.start(stop)
-        assert engine.about["device"] == "cpu" and engine.about["node"]
-        request = JobRequest(settings=quick, stage1_only=True)
-        outcome = engine.run(
-            Job("me", request, 0.0), tmp_path / "run", stop, lambda name, _: told.append(name)
-        )
-    finally:
-        engine.close()
-    assert outcome.state is State.DONE, outcome.failure
-    assert (tmp_path / "run" / outcome.result["glb"]).read_bytes()[:4] == b"glTF"
-    assert {"progress", "cutout", "views", "coarse"} <= set(told)
-    assert (tmp_path / "run/OneStage/color_0.png").exists() and (tmp_path / "run/run.json").exists()
+def test_serve_runs_the_real_pipeline_in_a_cluster_that_is_up(ray: Any, tmp_path: Path) -> None:
+    address = ray.get_runtime_context().gcs_address
+    command = ["-m", "synchuman", "serve", f"--ray={address}", "--ray-actors=1", "--port=0", "--device=cpu"]
+    command += [f"--variant={tiny_weights()}", "--placement=staged", f"--outputs={tmp_path / 'data'}"]
+    with serving(tmp_path / "data", command=command) as server:
+        server.ready()
+        assert "SyncHuman" in server.client.get("/").text
+        (worker,) = server.client.get("/info").json()["workers"]
+        assert worker["device"] == "cpu" and worker["node"]
+        job = server.submit(**QUICK)["id"]
+        told = {name for name, _ in server.events(job)}
+        assert {"progress", "cutout", "views", "coarse", "done"} <= told, server.job(job)
+        assert server.job(job)["result"]["mode"] == "full"
+        files = f"/jobs/{job}/files"
+        assert server.client.get(f"{files}/SecondStage/output.glb").content[:4] == b"glTF"
+        assert server.client.get(f"{files}/OneStage/color_0.png").status_code == 200
+        assert server.client.get(f"{files}/run.json").json()["placement"] == "staged"
+        assert server.stop() == 0
 
 
 @needs_ray
 def test_weights_that_are_not_there_are_said(ray: object) -> None:
-    (engine,) = cluster.cluster_engines("auto", 1, "no-such-weights", "cpu", "float32", 600)
+    (engine,) = cluster.cluster_engines("auto", 1, Model("no-such-weights", "cpu"), 600)
     with pytest.raises(EngineBroken, match="no-such-weights"):
         engine.start(threading.Event())
 
 
 def test_shares_of_a_cluster() -> None:
     two = [{"CPU": 8.0, "GPU": 2.0}, {"CPU": 4.0}]
-    assert cluster.share(two, None, "auto") == [{"num_gpus": 1, "num_cpus": 1}] * 2
-    assert cluster.share(two, None, "cpu") == [{"num_gpus": 0, "num_cpus": 6}] * 2
-    assert cluster.share([{"CPU": 2.0}], 2, "auto") == [{"num_gpus": 0, "num_cpus": 1}] * 2
+    assert cluster.share(two, None, Model("mini")) == [{"num_gpus": 1, "num_cpus": 1}] * 2
+    assert cluster.share(two, None, Model("mini", "cpu")) == [{"num_gpus": 0, "num_cpus": 6}] * 2
+    assert cluster.share([{"CPU": 2.0}], 2, Model("mini")) == [{"num_gpus": 0, "num_cpus": 1}] * 2
     with pytest.raises(ClusterError, match="2 GPUs"):
-        cluster.share(two, 3, "auto")
+        cluster.share(two, 3, Model("mini"))
     with pytest.raises(ClusterError, match="not enough"):
-        cluster.share([{"CPU": 2.0}], 3, "auto")
+        cluster.share([{"CPU": 2.0}], 3, Model("mini"))
+    with pytest.raises(ClusterError, match="No machine of the cluster has 1 GPU "):
+        cluster.share([{"CPU": 2.0}], None, Model("mini", "cuda"))
+
+
+def test_an_actor_has_a_second_gpu_for_stage_2_on_the_same_machine() -> None:
+    apart = Model("mini", "cuda", stage2_device="cuda:1")
+    machines = [{"CPU": 8.0, "GPU": 3.0}, {"CPU": 8.0, "GPU": 1.0}, {"CPU": 8.0, "GPU": 2.0}]
+    assert cluster.share(machines, None, apart) == [{"num_gpus": 2, "num_cpus": 1}] * 2
+    assert cluster.share(machines, None, Model("mini", stage2_device="cuda"))[0]["num_gpus"] == 1
+    assert len(cluster.share(machines, None, Model("mini", "cuda", stage2_device="cpu"))) == 6
+    with pytest.raises(ClusterError, match="has 2 GPUs that"):
+        cluster.share([{"CPU": 2.0, "GPU": 1.0}] * 2, None, apart)
+    with pytest.raises(ClusterError, match="counted from 0"):
+        cluster.share(machines, None, Model("mini", "cuda:2"))
 
 
 def test_without_ray_it_is_said(monkeypatch: pytest.MonkeyPatch) -> None:

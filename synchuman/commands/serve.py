@@ -68,10 +68,12 @@ def _serve_cluster(options: argparse.Namespace) -> int:
         return BAD_INPUT
     given = {
         "--host": options.host or "127.0.0.1",
-        "--port": options.port or PORT,
+        "--port": PORT if options.port is None else options.port,
         "--variant": options.variant,
         "--device": options.device,
         "--dtype": options.dtype,
+        "--placement": options.placement,
+        "--stage2-device": options.stage2_device,
         "--keep-hours": options.keep_hours,
         "--data": options.outputs,
         "--ray-actors": options.ray_actors,

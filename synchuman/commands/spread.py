@@ -107,12 +107,13 @@ def run_spread(
         ClusterError: Ray is missing, or its cluster cannot be used.
     """
     from synchuman.serving.cluster import ClusterError
+    from synchuman.serving.cluster.actor import Model
     from synchuman.serving.cluster.engine import cluster_engines
 
     if not items:
         return
-    model = options.variant, options.device, options.dtype
-    engines = list(cluster_engines(options.ray, options.ray_actors, *model, LONGEST_RUN))
+    model = Model(options.variant, options.device, options.dtype, options.placement, options.stage2_device)
+    engines = list(cluster_engines(options.ray, options.ray_actors, model, LONGEST_RUN))
     spread = Spread(items, settings, report, options.stage1_only, console)
     threads = [threading.Thread(target=spread.work, args=(engine, stop)) for engine in engines]
     for thread in threads:

@@ -20,15 +20,17 @@ def build_engines(options: ServiceOptions, locks: Path) -> list[Engine]:
         ClusterError: Ray is not installed, or the cluster cannot be reached, or has no room.
     """
     seconds = options.limits.max_run_seconds
-    model = options.variant, options.devices[0], options.dtype
+    model = options.variant, options.devices[0], options.dtype, options.placement
     if options.ray is not None:
+        from synchuman.serving.cluster.actor import Model
         from synchuman.serving.cluster.engine import cluster_engines
 
-        return [*cluster_engines(options.ray, options.ray_actors, *model, seconds)]
+        wanted = Model(*model, options.stage2_device)
+        return [*cluster_engines(options.ray, options.ray_actors, wanted, seconds)]
     if on_zerogpu():
         from synchuman.serving.engine_child import load_pipeline
         from synchuman.serving.engine_inside import InsideEngine
 
-        pipeline, about = load_pipeline(*model, options.placement)
+        pipeline, about = load_pipeline(*model)
         return [InsideEngine(lend(pipeline), about, locks / "zerogpu.lock", seconds)]
     return [Engine(device, seconds, child_arguments(options, device, locks)) for device in options.devices]

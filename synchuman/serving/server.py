@@ -123,6 +123,8 @@ def read_options(chosen: argparse.Namespace) -> ServiceOptions:
     }
     if chosen.stage2_device and "," in chosen.device:
         raise ValueError("--stage2-device goes with one --device: with several, one worker runs on each.")
+    if chosen.ray is not None and "," in chosen.device:
+        raise ValueError("--ray goes with one --device: the cluster's GPUs get a worker each by themselves.")
     keys = os.environ.get(KEYS_VARIABLE, "").split(",")
     if chosen.keys is not None:
         try:

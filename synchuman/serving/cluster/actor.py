@@ -8,7 +8,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from synchuman import __version__
 from synchuman.serving.cluster.parcel import Files, Outbox, unpack
@@ -19,21 +19,31 @@ if TYPE_CHECKING:
     from synchuman.pipeline import SyncHuman
 
 Message = dict[str, Any]
-Load = Callable[[str, str, str], tuple["SyncHuman", dict[str, Any]]]
+Load = Callable[..., tuple["SyncHuman", dict[str, Any]]]  # called with what `Model` has
 
 ENDS = ("done", "failed", "cancelled")
 BRING_FILES = ("cutout", "views", "coarse", "done")
 
 
+class Model(NamedTuple):
+    """Which networks an actor loads, and where on its machine they run: see `SyncHuman.load`."""
+
+    variant: str
+    device: str = "auto"
+    dtype: str = "auto"
+    placement: str = "auto"
+    stage2_device: str | None = None
+
+
 class PipelineActor:
     """Owns the networks and its card. Ray calls `run` and, in another thread, `stop`."""
 
-    def __init__(self, load: Load, variant: str, device: str, dtype: str) -> None:
+    def __init__(self, load: Load, model: Model) -> None:
         """Load networks; see `engine_child.load_pipeline`, which `load` usually is."""
         self._scratch = Path(tempfile.mkdtemp(prefix="synchuman-actor-"))
         self._told: queue.SimpleQueue[Message] = queue.SimpleQueue()
         self._stops: dict[str, threading.Event] = {}
-        pipeline, self._about = load(variant, device, dtype)
+        pipeline, self._about = load(*model)
         self._runner = Runner(pipeline, self._lock(pipeline), self._tell)
 
     def about(self) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import queue
+import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 from synchuman import __version__
 from synchuman.serving.cluster import ClusterError
-from synchuman.serving.cluster.actor import Load, PipelineActor
+from synchuman.serving.cluster.actor import Load, Model, PipelineActor
 from synchuman.serving.cluster.parcel import pack, unpack
 from synchuman.serving.engine import Engine, EngineLost, Outcome
 from synchuman.serving.engine_child import load_pipeline
@@ -29,7 +30,7 @@ class RayEngine(Engine):
         self,
         number: int,
         resources: dict[str, float],
-        model: tuple[str, str, str],
+        model: Model,
         max_seconds: float,
         load: Load,
     ) -> None:
@@ -38,13 +39,13 @@ class RayEngine(Engine):
         Args:
             number: Its number, from 0.
             resources: What it takes of a machine: `num_gpus`, `num_cpus`.
-            model: Variant, device and dtype, see `SyncHuman.load`.
+            model: Which networks it loads, and where on its machine they run.
             max_seconds: Longest run; a longer one fails.
             load: See `PipelineActor`.
         """
         super().__init__(f"ray-{number}", max_seconds)
         self._resources = resources
-        self._arguments_of_actor = (load, *model)
+        self._arguments_of_actor = (load, model)
         self._actor: Any = None
 
     def close(self) -> None:
@@ -135,9 +136,7 @@ class RayEngine(Engine):
 def cluster_engines(
     address: str,
     actors: int | None,
-    variant: str,
-    device: str,
-    dtype: str,
+    model: Model,
     max_seconds: float,
     load: Load = load_pipeline,
 ) -> Iterator[RayEngine]:
@@ -145,19 +144,18 @@ def cluster_engines(
 
     Args:
         address: Of the cluster; "auto" for the one at hand, else a new one on this machine.
-        actors: How many; None for one per GPU, or per machine where there is no GPU.
-        variant: See `SyncHuman.load`, as the next two.
-        device: See above.
-        dtype: See above.
+        actors: How many; None for one per GPU (per pair of GPUs where Stage 2 has one of its own), or per
+            machine where there is no GPU.
+        model: Which networks they load, and where on their machine these run.
         max_seconds: Longest run.
         load: See `PipelineActor`.
 
     Raises:
         ClusterError: Ray is not installed, or the cluster cannot be reached, or has no room.
     """
-    resources = share(connect(address), actors, device)
+    resources = share(connect(address), actors, model)
     for number, each in enumerate(resources):
-        yield RayEngine(number, each, (variant, device, dtype), max_seconds, load)
+        yield RayEngine(number, each, model, max_seconds, load)
 
 
 def connect(address: str) -> list[dict[str, float]]:
@@ -182,19 +180,41 @@ def connect(address: str) -> list[dict[str, float]]:
     return machines
 
 
-def share(machines: list[dict[str, float]], actors: int | None, device: str) -> list[dict[str, float]]:
-    """Return what each actor takes: a GPU, or an equal part of the CPUs where none is wanted or there.
+def share(machines: list[dict[str, float]], actors: int | None, model: Model) -> list[dict[str, float]]:
+    """Return what each actor takes: its GPUs, or an equal part of the CPUs where none is wanted or there.
 
     Raises:
         ClusterError: There is less than is asked for.
     """
-    gpus = 0 if device == "cpu" else int(sum(machine.get("GPU", 0) for machine in machines))
+    each = _gpus_of_one(model)
+    # An actor's GPUs are those of one machine.
+    room = sum(int(machine.get("GPU", 0)) // each for machine in machines) if each else 0
     cpus = int(sum(machine.get("CPU", 0) for machine in machines))
-    if gpus:
-        if actors is not None and actors > gpus:
-            raise ClusterError(f"The cluster has {gpus} GPUs; {actors} actors are too many.")
-        return [{"num_gpus": 1, "num_cpus": 1}] * (actors or gpus)
+    if room:
+        if actors is not None and actors > room:
+            raise ClusterError(f"The cluster has {each * room} GPUs; {actors} actors are too many.")
+        return [{"num_gpus": each, "num_cpus": 1}] * (actors or room)
+    if "cuda" in f"{model.device} {model.stage2_device}":
+        raise ClusterError(f"No machine of the cluster has {each} GPU{'s' * (each > 1)} that Ray knows of.")
     wanted = actors or sum(machine.get("CPU", 0) >= 1 for machine in machines)
     if wanted < 1 or wanted > cpus:
         raise ClusterError(f"The cluster has {cpus} CPUs, which is not enough for {max(wanted, 1)} actors.")
     return [{"num_gpus": 0, "num_cpus": max(1, cpus // wanted)}] * wanted
+
+
+def _gpus_of_one(model: Model) -> int:
+    """Return how many GPUs an actor takes: 0 on the CPU, 2 where Stage 2 has one of its own, else 1.
+
+    Raises:
+        ClusterError: A card is named that no actor has: each sees but its own, counted from 0.
+    """
+    devices = {device for device in (model.device, model.stage2_device) if device is not None}
+    cards = {
+        int(device.partition(":")[2] or 0) for device in devices if re.fullmatch(r"auto|cuda(:\d+)?", device)
+    }
+    if cards != set(range(len(cards))):
+        raise ClusterError(
+            "Every worker of a cluster sees its own GPUs alone, counted from 0: "
+            "--device cuda, and --stage2-device cuda:1 for a second one."
+        )
+    return len(cards)

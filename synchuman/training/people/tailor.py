@@ -99,7 +99,7 @@ def fold_field(garment: Garment, cage: Cage, offset: float) -> Tensor:
     regions = cage.regions
     soft = noise(x, (9.0, 9.0, 6.0), offset)[:, 0]
     across = 1 - noise(x, (10.0, 10.0, 26.0), offset + 0.3)[:, 1].abs().clamp(max=1.5)
-    near = np.zeros(len(regions["arm"]))
+    near: np.ndarray = np.zeros(len(regions["arm"]))
     for name, joints in (
         ("arm", ((0.1, 0.25), (1.0, 1.0), (1.85, 0.8))),
         ("leg", ((0.1, 0.6), (1.0, 1.0), (1.9, 1.0))),
