@@ -5,7 +5,7 @@
 #
 # Run it again after a change or an update: it does only what is missing, and restarts the service.
 #
-#   --variant NAME   auto (default: official on a GPU with room for it, else mini), mini, official, or a folder
+#   --variant NAME   auto (default: official on a GPU that holds it whole, else mini), mini, official, or a folder
 #   --port N         default 8000
 #   --host ADDRESS   default 0.0.0.0; 127.0.0.1 for this machine alone
 #   --auth USER:PW   login of the page; made up and shown when not given
@@ -23,7 +23,6 @@ STATE=${XDG_STATE_HOME:-$HOME/.local/state}/synchuman   # settings, log, process
 DRIVER_CUDA13=580   # NVIDIA, CUDA Compatibility, minor version compatibility: CUDA 13.x
 DRIVER_CUDA12=525   # the same: CUDA 12.x
 DRIVER_BLACKWELL=570   # the first with CUDA 12.8, which knows compute capability 10 and 12
-OFFICIAL_MIB=23000   # GPU memory from which auto takes the published weights
 READY_SECONDS=${READY_SECONDS:-900}
 
 variant=auto port=8000 host=0.0.0.0 auth='' public='' torch='' systemd='' start=yes
@@ -139,7 +138,9 @@ install_python_packages() {
 
 choose_variant() {
   [ "$variant" = auto ] || return 0
-  if [ "$torch" != cpu ] && [ "$memory" -ge "$OFFICIAL_MIB" ]; then variant=official; else variant=mini; fi
+  local needed
+  needed=$("$VENV/bin/python" -c 'from synchuman.needs import OFFICIAL_RESIDENT as b; print(b >> 20)')
+  if [ "$torch" != cpu ] && [ "$memory" -ge "$needed" ]; then variant=official; else variant=mini; fi
   say "Weights: $variant${gpu:+ ($gpu, $memory MiB)}"
 }
 

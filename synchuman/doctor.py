@@ -11,11 +11,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-GIB = 2**30
-# Estimated bytes of the published variant in float16: everything on the device, or a network at a time.
-OFFICIAL_RESIDENT, OFFICIAL_STAGED = 13 * GIB, 7 * GIB
-OFFICIAL_HOST = 10 * GIB
-OFFICIAL_DOWNLOAD = 10 * GIB
+from synchuman.needs import GIB, OFFICIAL_DOWNLOAD, OFFICIAL_HOST, OFFICIAL_RESIDENT, OFFICIAL_STAGED
+
 # Older NVIDIA cards lack bfloat16 or fast float16.
 BFLOAT16_FROM, FLOAT16_FROM = (8, 0), (7, 0)
 PACKAGES = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from synchuman.needs import MAPS_AUTOENCODER, MAPS_DECODER, MAPS_JOINT, TYPICAL_VOXELS
 from synchuman.residency import Residency, memory_of
 from synchuman.stage1.config import Stage1Config
 from synchuman.stage1.layout import IMAGES_PER_GROUP
@@ -11,9 +12,6 @@ from synchuman.stage2.config import Stage2Config
 from synchuman.views import NUM_BODY_VIEWS
 
 PLACEMENTS = ("auto", "resident", "staged")
-# Feature maps of the finest level that are alive at once, in round numbers.
-MAPS_JOINT, MAPS_AUTOENCODER, MAPS_DECODER = 24, 10, 12
-TYPICAL_VOXELS = 12_000
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 

@@ -11,14 +11,18 @@ from torch import nn
 
 from synchuman import doctor
 from synchuman import residency as module
-from synchuman.doctor import GIB, Gpu, official_verdict
+from synchuman.doctor import Gpu, official_verdict
 from synchuman.events import DeviceMemoryError
+from synchuman.needs import GIB, OFFICIAL_RESIDENT, OFFICIAL_STAGED
 from synchuman.pipeline import SyncHuman
 from synchuman.placement import choose_residency, working_bytes
 from synchuman.residency import Residency, call_guarded, sample_guarded
 from synchuman.serving.failures import explain
+from synchuman.stage1.networks import blank_networks
 from synchuman.stage1.variants import MINI, PUBLISHED
+from synchuman.stage2.networks import blank_stage2
 from synchuman.stage2.variants import PUBLISHED as STAGE2
+from synchuman.weights.load import count_bytes
 
 CPU = torch.device("cpu")
 
@@ -165,6 +169,17 @@ def test_placement_is_chosen_from_free_memory(monkeypatch: pytest.MonkeyPatch) -
         choose_residency("elsewhere", CPU, 1)
     published = working_bytes(PUBLISHED, STAGE2, torch.float16)
     assert 2 * GIB < published < 6 * GIB and working_bytes(MINI, None, torch.float32) < published / 20
+
+
+def test_what_is_said_of_the_published_weights_fits_the_estimate_of_their_run() -> None:
+    half = torch.float16
+    networks = [
+        *blank_networks(PUBLISHED, half).modules().values(),
+        *blank_stage2(STAGE2, half).modules().values(),
+    ]
+    weights, working = [count_bytes(network) for network in networks], working_bytes(PUBLISHED, STAGE2, half)
+    for said, estimate in ((OFFICIAL_RESIDENT, sum(weights)), (OFFICIAL_STAGED, max(weights))):
+        assert 0 <= said - (estimate + working) < 2 * GIB
 
 
 def gpu(free: float) -> tuple[Gpu, ...]:

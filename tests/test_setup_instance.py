@@ -24,6 +24,7 @@ TOOLS = "bash cat chmod cksum curl cut date dirname env grep head hostname id ki
 PYTHON = """#!/usr/bin/env bash
 echo "{name} $*" >> {log}
 case "$1 $2" in
+  "-c from synchuman.needs "*) cd {root} && exec {real} "$@" ;;
   "-c "*) [ -e {apt_done} ] || exit 1; exit 0 ;;
   "-m venv") mkdir -p "$3/bin"; sed 's/{name}/venv-python/' "$0" > "$3/bin/python"; chmod +x "$3/bin/python" ;;
   "api_server.py "*)
@@ -86,7 +87,9 @@ def box(tmp_path: Path) -> Iterator[Box]:
     box = Box(tmp_path)
     (tmp_path / "server.py").write_text(SERVER)
     facts = {"log": tmp_path / "log", "apt_done": tmp_path / "apt-done"}
-    text = PYTHON.format(name="python3", real=sys.executable, server=tmp_path / "server.py", **facts)
+    text = PYTHON.format(
+        name="python3", real=sys.executable, server=tmp_path / "server.py", root=ROOT, **facts
+    )
     box.stand_in("python3", text)
     box.stand_in("sudo", '#!/bin/sh\nexec "$@"\n')
     apt = f'#!/bin/sh\necho "apt-get $*" >> {facts["log"]}\ncase "$*" in *install*) : > {facts["apt_done"]};; esac\n'
@@ -164,6 +167,15 @@ def test_one_command_to_a_running_service_and_again(box: Box) -> None:
     assert "pip install" not in new and "apt-get" not in new and "-m venv" not in new
     assert f"AUTH={login[0]}" in new and "HF_TOKEN=hf_secret" in new  # kept, not made anew
     assert not _alive(pid) and _alive(box.pid)
+
+
+@pytest.mark.parametrize(("memory", "weights"), [(16 * 1024, "official"), (12 * 1024, "mini")])
+def test_published_weights_go_where_they_fit(box: Box, memory: int, weights: str) -> None:
+    box.gpu("NVIDIA card", "580.95.05", memory, "8.9")
+    done = box.setup("--no-start")
+    assert done.returncode == 0, done.stderr
+    assert f"Weights: {weights} (NVIDIA card, {memory} MiB)" in done.stderr
+    assert ("weights pull" in box.log) == (weights == "official")
 
 
 def test_a_changed_lock_is_installed(box: Box) -> None:
