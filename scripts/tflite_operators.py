@@ -1,61 +1,14 @@
-"""TFLite operators and sparse tensors as `convert_mediapipe.py` translates them to ONNX."""
+"""TFLite operators as `convert_mediapipe.py` translates them to ONNX."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import tflite
-
-if TYPE_CHECKING:
-    from convert_mediapipe import Converter
-
-SEGMENT_TYPES = {1: tflite.Int32Vector, 2: tflite.Uint16Vector, 3: tflite.Uint8Vector}
-
-
-def densify(values: np.ndarray, sparsity: Any, shape: list[int]) -> np.ndarray:
-    """Expand a sparse tensor (TFLite schema, `SparsityParameters`) to a dense array of `shape`."""
-    levels = [sparsity.DimMetadata(i) for i in range(sparsity.DimMetadataLength())]
-    order = sparsity.TraversalOrderAsNumpy().tolist()
-    block_map = sparsity.BlockMapAsNumpy().tolist() if sparsity.BlockMapLength() else []
-    rank = len(shape)
-    block = [1] * rank
-    for level, axis in enumerate(order):
-        if axis >= rank:
-            block[block_map[axis - rank]] = levels[level].DenseSize()
-
-    # Each stored value's index per level, built level by level from its parents.
-    parents: list[list[int]] = [[]]
-    for level in levels:
-        if level.Format() == tflite.DimensionType.DENSE:
-            parents = [[*parent, i] for parent in parents for i in range(level.DenseSize())]
-            continue
-        segments = union_vector(level.ArraySegments(), level.ArraySegmentsType())
-        indices = union_vector(level.ArrayIndices(), level.ArrayIndicesType())
-        parents = [
-            [*parent, int(i)]
-            for number, parent in enumerate(parents)
-            for i in indices[segments[number] : segments[number + 1]]
-        ]
-    places = np.array(parents, dtype=np.int64)
-    position = np.zeros((len(places), rank), dtype=np.int64)
-    for level, axis in enumerate(order):
-        if axis < rank:
-            position[:, axis] += places[:, level] * block[axis]
-        else:
-            position[:, block_map[axis - rank]] += places[:, level]
-    dense = np.zeros(shape, dtype=values.dtype)
-    dense[tuple(position.T)] = values[: len(places)]
-    return dense
-
-
-def union_vector(table: Any, kind: int) -> np.ndarray:
-    """Read one of the three integer vectors that a sparse dimension may hold."""
-    vector = SEGMENT_TYPES[kind]()
-    vector.Init(table.Bytes, table.Pos)
-    return vector.ValuesAsNumpy()
+from tflite_graph import Converter
 
 
 def options(operator: Any, cls: Callable[[], Any]) -> Any:

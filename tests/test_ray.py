@@ -170,7 +170,7 @@ def test_serve_runs_the_real_pipeline_in_a_cluster_that_is_up(ray: Any, tmp_path
         job = server.submit(**QUICK)["id"]
         told = {name for name, _ in server.events(job)}
         assert {"progress", "cutout", "views", "coarse", "done"} <= told, server.job(job)
-        assert server.job(job)["result"]["mode"] == "full"
+        assert server.job(job)["mode"] == "full"
         files = f"/jobs/{job}/files"
         assert server.client.get(f"{files}/SecondStage/output.glb").content[:4] == b"glTF"
         assert server.client.get(f"{files}/OneStage/color_0.png").status_code == 200
