@@ -3,7 +3,7 @@
 import os
 import sys
 
-from synchuman.serving.space import VARIANT_VARIABLE, in_space, space_arguments
+from synchuman.serving.space import in_space, space_arguments, space_variant
 from synchuman.serving.zerogpu import on_zerogpu
 
 if on_zerogpu():
@@ -15,7 +15,7 @@ from synchuman.cli import main
 def start() -> int:
     """Serve; in a Space as its environment says, after fetching the published weights if it wants them."""
     space = in_space(os.environ)
-    if space and os.environ.get(VARIANT_VARIABLE) == "official" and (code := main(["weights", "pull"])):
+    if space and space_variant(os.environ) == "official" and (code := main(["weights", "pull"])):
         return code
     return main(["serve", *(space_arguments(os.environ) if space else []), *sys.argv[1:]])
 

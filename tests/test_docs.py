@@ -78,6 +78,14 @@ def test_options_in_the_documents_are_known() -> None:
         assert option in subprocess.run(words, cwd=ROOT, capture_output=True, text=True).stdout
 
 
+def test_messages_in_troubleshooting_are_those_of_the_code() -> None:
+    text = "\n".join(path.read_text() for path in sorted((ROOT / "synchuman").rglob("*.py")))
+    text = re.sub(r'"\s*\n\s*f?"', "", text)  # sentences that go on in the next line
+    quoted = re.findall(r'\*\*"(.+?)"\*\*', (ROOT / "docs/troubleshooting.md").read_text())
+    assert len(quoted) > 10
+    assert not [words for words in quoted if words.removesuffix("…").strip() not in text]
+
+
 def test_the_drawing_is_that_of_its_script() -> None:
     assert draw_way.TARGET.read_text() == draw_way.draw()
     ElementTree.fromstring(draw_way.draw())

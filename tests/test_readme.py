@@ -153,6 +153,16 @@ def test_command(command: str, work: Path) -> None:
     ways[0](command, work)
 
 
+def test_the_example_for_python_works(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = (ROOT / "docs/how-it-works.md").read_text()
+    (block,) = re.findall(r"^```python\n(.*?)^```", text, re.M | re.S)
+    small = block.replace('load("mini")', f'load({str(tiny_weights())!r}, "cpu")')
+    small = small.replace("seed=7", "seed=7, stage1_steps=1, stage2_steps=1, faces=1000, texture_size=256")
+    assert small.count("tiny-weights") == 1 and "stage1_steps" in small
+    exec(small, {})
+    assert "Done(" in capsys.readouterr().out and (work / "out/SecondStage/output.glb").is_file()
+
+
 def test_modes_are_those_of_the_code() -> None:
     from synchuman.needs import GIB, OFFICIAL_RESIDENT, OFFICIAL_STAGED
     from synchuman.placement import PLACEMENTS

@@ -139,6 +139,14 @@ def test_space_is_open_and_takes_its_weights_from_its_variable() -> None:
     assert space_arguments({"SPACE_ID": "a/b"})[-2:] == ["--variant", "mini"]
     chosen = space_arguments({"SPACE_ID": "a/b", "SYNCHUMAN_VARIANT": "official"})
     assert chosen[-2:] == ["--variant", "official"] and "--allow-public" in chosen
+    for hardware, weights in (
+        ("l40sx1", "official"),
+        ("none", "mini"),
+        ("cpu-basic", "mini"),
+        ("zero-a10g", "mini"),
+    ):
+        assert space_arguments({"SPACE_ID": "a/b", "ACCELERATOR": hardware})[-1] == weights
+    assert space_arguments({"ACCELERATOR": "l40sx1", "SYNCHUMAN_VARIANT": "mini"})[-1] == "mini"
 
 
 @pytest.mark.parametrize(("pulled", "served"), [(0, True), (1, False)])
@@ -154,7 +162,7 @@ def test_gpu_space_fetches_the_published_weights_first(
     monkeypatch.setattr(app, "main", command)
     monkeypatch.setattr(sys, "argv", ["app.py"])
     monkeypatch.setenv("SPACE_ID", "a/b")
-    monkeypatch.setenv("SYNCHUMAN_VARIANT", "official")
+    monkeypatch.setenv("ACCELERATOR", "l40sx1")
     assert app.start() == pulled
     assert calls[0] == ["weights", "pull"]
     assert [call[0] for call in calls[1:]] == (["serve"] if served else [])
