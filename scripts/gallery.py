@@ -15,11 +15,11 @@ from PIL import Image, ImageOps
 
 ROOT = Path(__file__).resolve().parents[1]
 HEIGHT = 250  # of a row, in pixels
-VIEW = 120  # side of a view
+VIEW = 118  # side of a view
 TURNS = ((0.0, "shaded"), (55.0, "shaded"), (180.0, "shaded"), (-55.0, "clay"))
 GAP = 10
-GROUND = (246, 247, 247)
-PERSON = (0.24, 0.76)  # columns of a square picture that are kept of a person
+GROUND = (255, 255, 255)
+PERSON = (0.2, 0.8)  # columns of a square picture that are kept of a person
 
 
 def main() -> int:
@@ -59,9 +59,10 @@ def _row(photo: Path, folder: Path) -> Image.Image:
     parts.append(_views(folder))
     mesh = read_glb((folder / "SecondStage" / "output.glb").read_bytes())
     for yaw, style in TURNS:
-        picture = Image.fromarray(render(mesh, yaw, HEIGHT, style))
+        picture = Image.fromarray(render(mesh, yaw, 2 * HEIGHT, style))
         ground = Image.new("RGBA", picture.size, (*GROUND, 255))
         ground.alpha_composite(picture)
+        ground = ground.resize((HEIGHT, HEIGHT), Image.Resampling.LANCZOS)
         left, right = (round(part * HEIGHT) for part in PERSON)
         parts.append(ground.convert("RGB").crop((left, 0, right, HEIGHT)))
     row = Image.new("RGB", (sum(part.width + GAP for part in parts) - GAP, HEIGHT), GROUND)
