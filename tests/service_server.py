@@ -168,7 +168,7 @@ class Server:
             )
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
-        assert "The service is up" in line, self.log.read_text()
+        assert " is up: " in line, self.log.read_text()  # "The service", "The page"
         self.address = line.split()[-1]
         self.client = httpx.Client(base_url=self.address, timeout=60, trust_env=False)
 
