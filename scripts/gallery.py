@@ -32,7 +32,7 @@ def main() -> int:
     options = parser.parse_args()
     photos = options.photos or sorted((ROOT / "assets" / "examples").glob("*.jpg"))
     from synchuman.pipeline import SyncHuman
-    from synchuman.settings import preset
+    from synchuman.presets import preset
 
     pipeline = SyncHuman.load(options.variant)
     rows = []

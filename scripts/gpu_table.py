@@ -8,7 +8,6 @@ the published sizes, photo to GLB, when all is warm.
 from __future__ import annotations
 
 import json
-import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,11 @@ ROOT = Path(__file__).resolve().parents[1]
 MEASURED = ROOT / "bench" / "measured"
 TARGET = ROOT / "docs" / "gpus.md"
 BEGIN, END = "<!-- measured: scripts/gpu_table.py -->", "<!-- end of measured -->"
-WHOLE = re.compile(r"photo to GLB.*second run.*")
-HEAD = "| card | placement | seconds per model | peak memory, GiB | torch |\n|---|---|---|---|---|\n"
+# Part, row and column of a result.
+SECONDS = ("whole", "photo to GLB, second run", "s")
+RESIDENT = ("memory", "photo to GLB, resident", "reserved")
+STAGED = ("memory", "photo to GLB, staged", "reserved")
+HEAD = "| card | seconds per model | peak GiB, resident | peak GiB, staged | torch |\n|---|---|---|---|---|\n"
 NOTHING = "No measurement of these sizes has been brought in yet.\n"
 
 
@@ -36,21 +38,15 @@ def read(folder: Path) -> list[dict[str, Any]]:
 
 
 def table(measured: list[dict[str, Any]]) -> str:
-    """Return the rows in Markdown."""
+    """Return the rows in Markdown; what a measurement left out stays empty."""
     rows = []
     for found in measured:
-        environment = found["environment"]
-        for name, row in found.get("whole", {}).items():
-            if not WHOLE.fullmatch(name):
-                continue
-            cells = (
-                environment.get("gpu", "CPU"),
-                "staged" if "staged" in name else "resident",
-                f"{row['s']:.1f}",
-                f"{row['reserved']:.1f}" if "reserved" in row else "",
-                environment["torch"],
-            )
-            rows.append(f"| {' | '.join(cells)} |\n")
+        about = found["environment"]
+        figures = (
+            found.get(part, {}).get(row, {}).get(column) for part, row, column in (SECONDS, RESIDENT, STAGED)
+        )
+        shown = ["" if figure is None else f"{figure:.1f}" for figure in figures]
+        rows.append(f"| {' | '.join([about.get('gpu', 'CPU'), *shown, about['torch']])} |\n")
     return HEAD + "".join(rows) if rows else NOTHING
 
 

@@ -53,7 +53,9 @@ def install(command: str, work: Path) -> None:
     """What the tests themselves are installed with, but for the extra."""
     script = (ROOT / "tests/run.sh").read_text()
     make, _, put = command.partition(" && ")
-    assert make in script and put.removesuffix(" .") in script.replace("python -m pip install -q", "pip install")
+    assert make in script and put.removesuffix(" .") in script.replace(
+        "python -m pip install -q", "pip install"
+    )
 
 
 def run_tests(command: str, work: Path) -> None:
