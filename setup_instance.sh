@@ -115,6 +115,16 @@ the CPU build; update the driver (apt-get install nvidia-driver-580 on Ubuntu, o
   fi
 }
 
+# On a GPU, Triton builds kernels when they are first used. Without a compiler plain torch does the same, slower.
+install_compiler() {
+  if [ "$torch" = cpu ] || command -v gcc >/dev/null || ! command -v apt-get >/dev/null; then return; fi
+  say "Installing a C compiler for GPU kernels …"
+  { as_root apt-get update -qq &&
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+      gcc libc6-dev "$(basename "$(find_python)")-dev" >/dev/null; } ||
+    say "It cannot be installed: everything works, but more slowly (docs/troubleshooting.md)."
+}
+
 install_python_packages() {
   local stamp wanted
   stamp=$VENV/synchuman-setup
@@ -241,6 +251,7 @@ read_options "$@"
 install_packages
 look_at_gpu
 [ -n "$torch" ] || torch=$(choose_torch)
+install_compiler
 install_python_packages
 choose_variant
 if [ "$variant" = official ]; then "$VENV/bin/python" -m synchuman weights pull; fi
