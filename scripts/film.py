@@ -17,7 +17,7 @@ from typing import Any
 from PIL import Image, ImageChops, ImageDraw, ImageStat
 from screenshots import FLAGS, PATIENCE, ROOT, give, page_up
 
-SIZE = {"width": 1160, "height": 1010}
+SIZE = {"width": 1280, "height": 1270}  # nothing has to be scrolled
 WIDTH = 860  # of the film, in pixels
 QUALITY = 62
 LONGEST_RUN = 26  # pictures that are kept of the run
@@ -135,19 +135,20 @@ def shoot(film: Film, photo: bytes, preset: str) -> None:
     film.hold(1500)
 
 
-def turn(film: Film, steps: int = 18, pixels: float = 35.0) -> None:
+def turn(film: Film, strokes: int = 2, steps: int = 10) -> None:
     """Drag in the viewer, so that the model turns once."""
     page = film.page
     box = page.locator("#model canvas").first.bounding_box()
-    x, y = box["x"] + box["width"] * 0.15, box["y"] + box["height"] * 0.5
-    page.mouse.move(x, y)
-    page.mouse.down()
-    for step in range(1, steps + 1):
-        page.mouse.move(x + step * pixels, y)
-        page.wait_for_timeout(700)
-        film.pointer = min(x + step * pixels, SIZE["width"] - 20), y
-        film.hold(130)
-    page.mouse.up()
+    left, y = box["x"] + box["width"] * 0.1, box["y"] + box["height"] * 0.5
+    for _ in range(strokes):
+        page.mouse.move(left, y)
+        page.mouse.down()
+        for step in range(1, steps + 1):
+            film.pointer = left + 0.8 * box["width"] * step / steps, y
+            page.mouse.move(*film.pointer)
+            page.wait_for_timeout(700)
+            film.hold(130)
+        page.mouse.up()
 
 
 if __name__ == "__main__":
