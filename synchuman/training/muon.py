@@ -54,14 +54,14 @@ class Muon(torch.optim.Optimizer):
         """Move every parameter that has a gradient; matrices of one shape together."""
         assert closure is None, "Muon takes no closure."
         for group in self.param_groups:
-            by_shape: dict[tuple[int, int], list[nn.Parameter]] = defaultdict(list)
+            by_shape: dict[tuple[int, int], list[Tensor]] = defaultdict(list)
             for parameter in group["params"]:
                 if parameter.grad is not None:
                     by_shape[(parameter.shape[0], parameter[0].numel())].append(parameter)
             for shape, members in by_shape.items():
                 self._move(shape, members, group["lr"], group["weight_decay"])
 
-    def _move(self, shape: tuple[int, int], members: list[nn.Parameter], rate: float, decay: float) -> None:
+    def _move(self, shape: tuple[int, int], members: list[Tensor], rate: float, decay: float) -> None:
         gradients = [p.grad for p in members if p.grad is not None]
         for p in members:
             if "momentum" not in self.state[p]:

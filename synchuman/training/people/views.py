@@ -56,10 +56,10 @@ def place(person: Person) -> Scene:
 
 
 def middle(vertices: Tensor, triangles: Tensor, low: Tensor, high: Tensor, extent: Tensor) -> Tensor:
-    """Find the depth that becomes 0: the mean depth of the surface, so that the body and not a limb decides it.
+    """Find the depth that becomes 0: the surface's mean depth, so that the body and not a limb decides it.
 
-    A photo does not tell how far a hand or a foot reaches toward the camera. Were the bounding box centred, as
-    along the other axes, the whole person would be as uncertain as that hand.
+    A photo does not tell how far a hand or a foot reaches toward the camera. Were the bounding box centred,
+    as along the other axes, the whole person would be as uncertain as that hand.
 
     Args:
         vertices: [V, 3] of a person.
