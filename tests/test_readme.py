@@ -20,6 +20,7 @@ from PIL import Image
 from service_server import Server, serving, shared_server, tiny_weights
 
 from synchuman import cli
+from synchuman.surface.formats import turntable
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -97,7 +98,9 @@ def texture(command: str, work: Path) -> None:
 
 
 def export(command: str, work: Path) -> None:
-    use_command_line(command, work)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(turntable.to_mp4, "__defaults__", (8, 128))  # a film of few small pictures
+        use_command_line(command, work)
     made = {path.suffix for path in (work / "out").rglob("*")}
     assert {".usdz", ".3mf", ".mp4"} <= made
 
