@@ -100,13 +100,14 @@ def refine(
 ) -> Generator[Event, None, Stage2Result]:
     """Sample and decode the fine surface's features at the voxels of the structure."""
     from synchuman.stage2.stage2 import Stage2Result
-    from synchuman.surface.cleaning import drop_small_parts
+    from synchuman.surface.build import image_sources, latent_voxels
 
     total = settings.stage2_steps
     with log.timed("stage 2"):
         check(stop)
         yield log.progress("stage 2", 0, total)
-        occupied = drop_small_parts(files.logits > 0)
+        sources = image_sources(files.colors, files.normals, files.rgba)
+        occupied = latent_voxels(files.logits, sources, stage2.config.latents_at, lambda *_: check(stop))
         guidance, seed, solver = settings.stage2_guidance, settings.seed, settings.solver
         for step in stage2.sample(
             files.colors, files.normals, files.rgba, occupied, total, guidance, seed, solver

@@ -10,7 +10,8 @@ import trimesh
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
-from synchuman.surface.cleaning import drop_floaters, fill_inside
+from synchuman.surface.build import latent_voxels
+from synchuman.surface.cleaning import drop_floaters, drop_small_parts, fill_inside
 from synchuman.surface.coarse import coarse_surface
 from synchuman.surface.decimate import decimate
 from synchuman.surface.mesh import is_watertight
@@ -109,6 +110,18 @@ def test_inside_of_a_punctured_box_is_filled_but_a_slit_is_not():
     plates = np.zeros((24, 24, 24), bool)
     plates[4:20, 8:10, 4:20] = plates[4:20, 12:14, 4:20] = True  # two plates with two voxels between
     assert not fill_inside(plates)[4:20, 10:12, 4:20].any()
+
+
+def test_latents_live_on_a_closed_shell_whatever_gaps_the_structure_has():
+    whole = surface_person.make().logits
+    shell = whole > 0
+    torn = np.where(np.random.default_rng(0).random(whole.shape) < 0.1, -5, whole).astype(np.float32)
+    assert np.array_equal(latent_voxels(torn, [], "structure", quiet), drop_small_parts(torn > 0))
+    closed = latent_voxels(torn, [], "surface", quiet)
+    lost = shell & ~(torn > 0)
+    assert (closed & lost).sum() > 0.6 * lost.sum()
+    away = ndimage.distance_transform_edt(~shell)
+    assert away[closed].max() < 2.5
 
 
 def test_a_person_that_touches_the_cube_is_closed():

@@ -8,13 +8,15 @@ import numpy as np
 import pytest
 import torch
 
+from synchuman.surface.voxelize import surface_voxels
 from synchuman.training.people.fabrics import PATTERNS, SKIN_TONES, Material, colours, draw_cloth
 from synchuman.training.people.kinematics import MAX_ELBOW, align, bend
 from synchuman.training.people.noise import noise
 from synchuman.training.people.outfits import draw_outfit
 from synchuman.training.people.person import FIRST_EVALUATION_SEED, draw_description, reserved
 from synchuman.training.people.poses import HARD_POSES, draw_pose
-from synchuman.training.render import rasterize, surface_voxels, vertex_normals
+from synchuman.training.people.views import middle
+from synchuman.training.render import rasterize, vertex_normals
 
 BODY = Path("training-data/body.npz")
 needs_body = pytest.mark.skipif(
@@ -49,6 +51,19 @@ def test_surface_voxels_are_a_shell_and_miss_nothing():
     assert grid[low, low : 32 - low - 1, low : 32 - low - 1].all()
     normals = vertex_normals(corners, triangles)
     assert ((normals * corners).sum(1) > 0).all()
+
+
+def test_depth_is_that_of_the_body_and_not_of_a_limb():
+    triangles = torch.tensor([[0, 1, 2], [3, 4, 5]], dtype=torch.int32)
+    torso = torch.tensor([[0.0, 0.1, 0.0], [1.0, 0.1, 0.0], [0.0, 0.1, 1.0]])
+    limb = torch.tensor([[0.0, 0.1, 0.0], [0.1, 0.1, 0.0], [0.0, -0.8, 0.0]])
+    points = torch.cat([torso, limb])
+    low, high = points[:, 1].amin(), points[:, 1].amax()
+    centre = middle(points, triangles, low, high, torch.tensor(2.0))
+    assert 0.05 < centre < 0.1  # the box's is -0.35
+    # It gives way where the person would leave the cube, down to the box's where nothing else is possible.
+    assert middle(points, triangles, low, high, torch.tensor(1.0)) == pytest.approx(-0.3)
+    assert middle(points, triangles, low, high, torch.tensor(0.5)) == pytest.approx(-0.35)
 
 
 def test_bend_respects_the_joint_limit():

@@ -10,8 +10,8 @@ import torch
 from skimage.measure import marching_cubes
 
 from synchuman.nn.sparse_tensor import child_offsets
+from synchuman.surface.voxelize import surface_voxels
 from synchuman.training.people.surface_targets import CELLS, CORNERS, TARGETS, Shape, shape_targets
-from synchuman.training.render import surface_voxels
 
 BODY = Path("training-data/body.npz")
 needs_body = pytest.mark.skipif(

@@ -156,7 +156,13 @@ class SlatSamplerConfig:
 
 @dataclass(frozen=True)
 class Stage2Config:
-    """Everything that tells one Stage 2 variant from another, weights aside."""
+    """Everything that tells one Stage 2 variant from another, weights aside.
+
+    Attributes:
+        latents_at: Where the structured latents live: "structure", where the logits of Stage 1 are above 0,
+            or "surface", at the voxels that its closed coarse surface touches. The latter forgives gaps in
+            the structure, of which the decoder makes holes.
+    """
 
     flow: SlatFlowConfig = field(default_factory=SlatFlowConfig)
     views: ViewTokensConfig = field(default_factory=ViewTokensConfig)
@@ -164,8 +170,10 @@ class Stage2Config:
     gaussian_decoder: GaussianDecoderConfig | None = field(default_factory=GaussianDecoderConfig)
     normalisation: SlatNormalisation = field(default_factory=SlatNormalisation)
     sampler: SlatSamplerConfig = field(default_factory=SlatSamplerConfig)
+    latents_at: str = "structure"
 
     def __post_init__(self) -> None:
+        require(self.latents_at in ("structure", "surface"), "stage 2: latents_at is structure or surface")
         gaussian = self.gaussian_decoder
         trunks = [self.mesh_decoder.trunk] + ([] if gaussian is None else [gaussian.trunk])
         for name in ("resolution", "channels"):

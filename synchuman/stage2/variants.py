@@ -28,5 +28,6 @@ MINI = Stage2Config(
         norm_groups=16,
     ),
     gaussian_decoder=None,
+    latents_at="surface",
     sampler=SlatSamplerConfig(steps=12, guidance=2.0),
 )

@@ -8,12 +8,14 @@ import numpy as np
 import torch
 
 from synchuman.surface.atlas import unwrap
+from synchuman.surface.cleaning import drop_small_parts
 from synchuman.surface.coarse import coarse_surface
 from synchuman.surface.decimate import decimate
 from synchuman.surface.fine import fine_surface
 from synchuman.surface.mesh import Checkpoint, DenseMesh, TexturedMesh, is_watertight, vertex_normals
 from synchuman.surface.sources import Source, photo_source, view_sources
 from synchuman.surface.texture import bake
+from synchuman.surface.voxelize import surface_voxels
 
 LOGGER = logging.getLogger(__name__)
 
@@ -94,6 +96,27 @@ def coarse_mesh(logits: np.ndarray, sources: list[Source], faces: int, checkpoin
     """Extract Stage 1's surface, fine enough for that many faces; arguments as `build_coarse`."""
     scale = 2 if faces <= _FINE_FACES else 3
     return DenseMesh(*coarse_surface(logits, sources, checkpoint, scale))
+
+
+def latent_voxels(logits: np.ndarray, sources: list[Source], at: str, checkpoint: Checkpoint) -> np.ndarray:
+    """Choose the voxels at which Stage 2's latents live.
+
+    Args:
+        logits: See `build_coarse`.
+        sources: See `image_sources`.
+        at: See `Stage2Config.latents_at`.
+        checkpoint: See `build_coarse`.
+
+    Returns:
+        [64, 64, 64] bool.
+
+    Raises:
+        ValueError: The structure is empty or malformed.
+    """
+    if at == "structure":
+        return drop_small_parts(logits > 0)
+    vertices, faces = coarse_surface(logits, sources, checkpoint)
+    return surface_voxels(torch.from_numpy(vertices), torch.from_numpy(faces), len(logits)).numpy()
 
 
 def texture_mesh(

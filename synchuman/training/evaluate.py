@@ -20,17 +20,16 @@ from synchuman.settings import Settings
 from synchuman.stage1.stage1 import Stage1, Stage1Result
 from synchuman.stage2.stage2 import Stage2, Stage2Result
 from synchuman.steps import carve_views
-from synchuman.surface.build import build_coarse, build_fine, image_sources
-from synchuman.surface.cleaning import drop_small_parts
+from synchuman.surface.build import build_coarse, build_fine, image_sources, latent_voxels
 from synchuman.surface.mesh import TexturedMesh
 from synchuman.surface.preview import render
+from synchuman.surface.voxelize import surface_voxels
 from synchuman.training.baselines import fit_to_front, hull_of_front
 from synchuman.training.metrics import intersection_over_union, psnr, sample_surface, ssim, surface_errors
 from synchuman.training.people.person import BODY_FILE, FIRST_EVALUATION_SEED, make_person, open_studio
 from synchuman.training.people.photo import degrade, draw_shot, render_photo
 from synchuman.training.people.sample import PHOTO_SALT
 from synchuman.training.people.views import place, render_views
-from synchuman.training.render import surface_voxels
 from synchuman.views import FRONT, NUM_BODY_VIEWS, VIEWS
 
 LOGGER = logging.getLogger(__name__)
@@ -163,15 +162,15 @@ def measure_variant(
     coarse = build_coarse(logits, *views, subject.photo, *size, checkpoint=_quiet)
     rows = {"variant": measure_textured(subject, coarse)}
     if stage2 is not None:
+        sources = image_sources(*views, subject.photo)
         fine = next(
             event
             for event in stage2.sample(
-                *views, subject.photo, drop_small_parts(logits > 0),
+                *views, subject.photo, latent_voxels(logits, sources, stage2.config.latents_at, _quiet),
                 settings.stage2_steps, settings.stage2_guidance, settings.seed, settings.solver,
             )
             if isinstance(event, Stage2Result)
         )  # fmt: skip
-        sources = image_sources(*views, subject.photo)
         mesh = build_fine(fine.feats, fine.coords, fine.resolution, sources, *size, checkpoint=_quiet)
         rows = {"variant_coarse": rows["variant"], "variant": measure_textured(subject, mesh)}
     pairs = list(zip(first.colors[:NUM_BODY_VIEWS], subject.colors))

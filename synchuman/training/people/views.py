@@ -8,9 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from synchuman.surface.voxelize import surface_voxels
 from synchuman.training.people.fabrics import colours
 from synchuman.training.people.person import Person
-from synchuman.training.render import Hits, rasterize, surface_voxels, vertex_normals
+from synchuman.training.render import Hits, rasterize, vertex_normals
 from synchuman.views import BACK, FACE, FACE_COLUMNS, FACE_ROWS, FRONT, LEFT, NUM_VIEWS, RIGHT
 
 VOXELS = 64
