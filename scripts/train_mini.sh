@@ -29,7 +29,7 @@ started=$(date +%s)
 first_seed=${FIRST_SEED:-0} people=${PEOPLE:-60000} surface=${SURFACE:-2560}
 workers=${WORKERS:-$(($(nproc) - 3))} first=${FIRST_SHARDS:-$workers}
 part=${PART:-1.7} decoder=${DECODER:-0} slat_minutes=${SLAT:-6} flow_minutes=${FLOW:-9} fit=${FIT:-1.8}
-batch=${BATCH:-64} rate=${RATE:-5e-4}
+batch=${BATCH:-64} rate=${RATE:-8e-4}
 second_gpu=$(($(nvidia-smi -L | wc -l) - 1))
 mkdir -p $out/logs $data
 export PYTHONUNBUFFERED=1 OMP_NUM_THREADS=4
@@ -82,7 +82,7 @@ for pid in "${parts[@]}"; do wait "$pid"; done
 } &
 slat=$!
 # shellcheck disable=SC2046 # the options of the quickest way are words
-leg 0 train_joint --batch "$batch" --learning-rate "$rate" --minutes 600 --deadline "$(at "$fit")" $(cat $out/logs/way || true)
+leg 0 train_joint --batch "$batch" --muon 1 --learning-rate "$rate" --minutes 600 --deadline "$(at "$fit")" $(cat $out/logs/way || true)
 leg 0 train_structure_decoder --batch 16 --limit 1024 --minutes 600 --deadline "$(at 0)" --learning-rate 3e-4
 wait $slat
 [ -n "${WAY:-}" ] || cat $out/logs/ways.txt

@@ -158,6 +158,7 @@ class Stage1Config:
     image_autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
     image_encoder: ImageEncoderConfig = field(default_factory=ImageEncoderConfig)
     clip: ClipConfig | None = field(default_factory=ClipConfig)
+    match_colors: bool = False  # correct the views' hues by what the generated front view got wrong
 
     def __post_init__(self) -> None:
         joint, autoencoder = self.joint_network, self.image_autoencoder

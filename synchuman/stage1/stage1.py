@@ -19,6 +19,7 @@ from synchuman.nn.flow import schedule, solver_of
 from synchuman.photo.framing import frame_sharp, on_white, to_uint8
 from synchuman.residency import Residency, sample_guarded
 from synchuman.stage1 import conditioning, sampler
+from synchuman.stage1.color_match import match_colors
 from synchuman.stage1.config import Stage1Config
 from synchuman.stage1.layout import COLOR, DOMAINS, NORMAL
 from synchuman.stage1.networks import Networks, build_networks, load_config, load_networks, save_networks
@@ -236,6 +237,8 @@ class Stage1:
             images = conditioning.decode_images(self.networks.image_autoencoder, latents).cpu().numpy()
         domains = images.reshape(DOMAINS, -1, *images.shape[1:])
         colors, normals = domains[COLOR], domains[NORMAL]
+        if self.config.match_colors:
+            colors = match_colors(colors, canvas)
         colors[FRONT] = canvas
         third = len(canvas) // 3
         # A bilinear resize to a third reads exactly the middle pixel of every 3 x 3.

@@ -42,6 +42,7 @@ MINI = Stage1Config(
     image_autoencoder=AutoencoderConfig(widths=(32, 64, 96, 96), layers=1, norm_groups=8),
     image_encoder=ImageEncoderConfig(width=192, depth=6, heads=6, image_size=224),
     clip=None,
+    match_colors=True,
 )
 
 VARIANTS: dict[str, Stage1Config] = {"mini": MINI, "published": PUBLISHED}

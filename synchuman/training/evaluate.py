@@ -249,7 +249,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--body", type=Path, default=BODY_FILE, help="what people.export_body wrote")
     parser.add_argument("--out", type=Path, help="JSON file for the figures")
     options = parser.parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.basicConfig(format="%(message)s")
+    LOGGER.setLevel(logging.INFO)
     settings = Settings(
         stage1_steps=options.steps,
         guidance=options.guidance,
