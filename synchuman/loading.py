@@ -13,7 +13,7 @@ import torch
 
 from synchuman.events import DeviceMemoryError, Progress
 from synchuman.image_encoder import ImageEncoderConfig, build_image_encoder
-from synchuman.placement import choose_device, choose_dtype, choose_residency, working_bytes
+from synchuman.placement import choose_devices, choose_dtype, choose_residency, working_bytes
 from synchuman.residency import Residency, free_memory
 from synchuman.stage1.networks import blank_networks, find_network, load_config
 from synchuman.stage1.stage1 import Stage1
@@ -55,10 +55,7 @@ def load_variant(
     report: Report = lambda event: None,
 ) -> Loaded:
     """Load a variant, see `SyncHuman.load`."""
-    first = choose_device(device)
-    second = first if stage2_device is None else choose_device(stage2_device)
-    if _is_first_gpu(first) and _is_first_gpu(second):
-        second = first  # "cuda" and "cuda:0" are one
+    first, second = choose_devices(device, stage2_device)
     number = choose_dtype(dtype, first)
     # A name that is wrong is told before anything is downloaded.
     choose_residency(placement, first, 0)
@@ -99,10 +96,6 @@ def download_report(report: Report, stage: str = DOWNLOAD) -> Callable[[str, int
         report(Progress(stage, done // MIB, max(total // MIB, 1), eta))
 
     return tell
-
-
-def _is_first_gpu(device: torch.device) -> bool:
-    return device.type == "cuda" and not device.index
 
 
 def _needed_bytes(folder: Path, dtype: torch.dtype, apart: bool) -> tuple[int, int]:

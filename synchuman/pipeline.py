@@ -48,6 +48,11 @@ class SyncHuman:
         self.dtype = dtype
         self._typical = dict(TYPICAL)
 
+    @property
+    def devices(self) -> tuple[torch.device, ...]:
+        """All devices that a run computes on."""
+        return (self.device,) if self.stage2 is None else (self.device, self.stage2.device)
+
     @classmethod
     def load(
         cls,

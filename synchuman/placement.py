@@ -32,6 +32,18 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
+def choose_devices(first: str, second: str | None = None) -> tuple[torch.device, torch.device]:
+    """Return the devices of both stages by their names; Stage 2 is where Stage 1 is unless it has its own.
+
+    Raises:
+        ValueError: See `choose_device`.
+    """
+    one = choose_device(first)
+    two = one if second is None else choose_device(second)
+    # "cuda" and "cuda:0" are one.
+    return one, (one if _is_first_gpu(one) and _is_first_gpu(two) else two)
+
+
 def computes_bfloat16(device: torch.device) -> bool:
     """Tell whether bfloat16 gains time; CPUs without matrix units for it (AMX) are ten times slower in it."""
     return device.type != "cpu" or bool(torch.cpu.get_capabilities().get("amx_bf16", False))
@@ -92,3 +104,7 @@ def working_bytes(stage1: Stage1Config, stage2: Stage2Config | None, dtype: torc
         tokens = 2 * NUM_BODY_VIEWS * views.side**2 * views.channels * torch.float32.itemsize
         steps.append(voxels * decoder.widths[-1] * torch.float32.itemsize * MAPS_DECODER + tokens)
     return max(steps)
+
+
+def _is_first_gpu(device: torch.device) -> bool:
+    return device.type == "cuda" and not device.index

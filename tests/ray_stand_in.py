@@ -50,7 +50,7 @@ class StandIn:
 def load(
     variant: str, device: str, dtype: str, placement: str, stage2_device: str | None
 ) -> tuple[StandIn, dict[str, Any]]:
-    """Take the place of `engine_child.load_pipeline`; the "variant" is the path of the log."""
+    """Take the place of `engine_load.load_pipeline`; the "variant" is the path of the log."""
     return StandIn(Path(variant), placement, stage2_device), {
         "device": "cpu",
         "dtype": "float32",

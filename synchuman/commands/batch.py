@@ -5,17 +5,18 @@ from __future__ import annotations
 import argparse
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from synchuman.commands import knobs
+from synchuman.commands.device import own_turn
 from synchuman.commands.outcome import (
     BAD_INPUT,
     FAILED,
     OK,
     STOPPED,
-    Problem,
-    problem_of,
+    explained,
     say,
     stop_on_signals,
 )
@@ -24,11 +25,11 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from synchuman.commands.report import Item, Report
-    from synchuman.events import Done
+    from synchuman.events import Done, Event
+    from synchuman.pipeline import SyncHuman
     from synchuman.settings import Settings
 
 HELP = "make GLBs from folders of photos; resumable"
-BUG = "Something went wrong on our side; --verbose shows more."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -96,27 +97,19 @@ def _run_all(
 
     if not items:
         return
-    pipeline = knobs.load_model(options)
+    with own_turn(options, console, stop):
+        pipeline = knobs.load_model(options)
     for number, item in enumerate(items, 1):
         title = f"{number} of {len(items)}: {item.name}"
         try:
-            # Views that an earlier call finished for the same photo and settings are not sampled again.
-            if report.has_views(item):
-                events = pipeline.resume(settings, item.folder, stop, stage1_only=options.stage1_only)
-            else:
-                report.start(item)
-                photo = item.photo.read_bytes()
-                events = pipeline.run(photo, settings, item.folder, stop, stage1_only=options.stage1_only)
-            done: Done = follow(events, console, title)
+            # A turn for every photo: others who wait for the device come between two of them.
+            with own_turn(options, console, stop):
+                done: Done = follow(_events(pipeline, item, settings, report, options, stop), console, title)
         except (Exception, KeyboardInterrupt) as error:
-            problem = problem_of(error)
-            if problem is None:
-                console.print_exception()
-                problem = Problem("internal", BUG, FAILED)
-            stopped = problem.exit == STOPPED
-            report.end(item, {"state": "cancelled" if stopped else "failed", "error": problem.told()})
-            console.print(problem.message, style="yellow" if stopped else "red", highlight=False)
-            if stopped:
+            problem = explained(error, console)
+            report.end(item, {"state": problem.state, "error": problem.told()})
+            problem.show(console)
+            if problem.exit == STOPPED:
                 return
             if problem.code == "device_lost":  # nothing works on that device any more
                 raise
@@ -124,12 +117,25 @@ def _run_all(
         report.end(item, told(done))
 
 
+def _events(
+    pipeline: SyncHuman,
+    item: Item,
+    settings: Settings,
+    report: Report,
+    options: argparse.Namespace,
+    stop: threading.Event,
+) -> Iterator[Event]:
+    # Views that an earlier call finished for the same photo and settings are not sampled again.
+    if report.has_views(item):
+        return pipeline.resume(settings, item.folder, stop, stage1_only=options.stage1_only)
+    report.start(item)
+    photo = item.photo.read_bytes()
+    return pipeline.run(photo, settings, item.folder, stop, stage1_only=options.stage1_only)
+
+
 def _give_up(error: BaseException, options: argparse.Namespace, console: Console) -> int:
-    problem = problem_of(error)
-    if problem is None:
-        console.print_exception()
-        problem = Problem("internal", BUG, FAILED)
-    console.print(problem.message, style="red", highlight=False)
+    problem = explained(error, console)
+    problem.show(console)
     if options.json:
         say({"error": problem.told()})
     return problem.exit

@@ -10,7 +10,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 # A wrong call is argparse's own 2.
 OK, FAILED, WRONG_CALL, BAD_INPUT, STOPPED = 0, 1, 2, 3, 130
@@ -29,6 +32,16 @@ class Problem:
     code: str
     message: str
     exit: int = BAD_INPUT
+
+    @property
+    def state(self) -> str:
+        """Return how a run ended that had this problem; names as the service has them."""
+        return "cancelled" if self.exit == STOPPED else "failed"
+
+    def show(self, console: Console) -> None:
+        """Say it to people."""
+        style = "yellow" if self.exit == STOPPED else "red"
+        console.print(self.message, style=style, highlight=False)
 
     def told(self) -> dict[str, str]:
         """Return it as JSON tells it."""
@@ -68,6 +81,15 @@ def problem_of(error: BaseException) -> Problem | None:
             code, message = explain(error)
             return None if code == "internal" else Problem(code, message, FAILED)
     return None
+
+
+def explained(error: BaseException, console: Console) -> Problem:
+    """Return what is to be said of any error, while it is handled; of a bug the traceback is printed."""
+    problem = problem_of(error)
+    if problem is not None:
+        return problem
+    console.print_exception()
+    return Problem("internal", "Something went wrong on our side; the traceback says where.", FAILED)
 
 
 def say(data: dict[str, Any]) -> None:

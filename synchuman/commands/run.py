@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from synchuman.commands import knobs
-from synchuman.commands.outcome import FAILED, OK, STOPPED, Problem, problem_of, say, stop_on_signals
+from synchuman.commands.device import own_turn
+from synchuman.commands.outcome import OK, Problem, explained, say, stop_on_signals
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -47,16 +48,13 @@ def execute(options: argparse.Namespace) -> int:
         return _fail(options, console, Problem("invalid", contradiction))
     try:
         settings = _settings(options)
-        with stop_on_signals() as stop:
-            done = follow(_events(options, settings, stop), console)
+        photo = None if options.image is None else options.image.read_bytes()
+        # Texturing alone computes on no graphics card.
+        on = "cpu" if options.retexture else None
+        with stop_on_signals() as stop, own_turn(options, console, stop, on):
+            done = follow(_events(options, settings, photo, stop), console)
     except (Exception, KeyboardInterrupt) as error:
-        problem = problem_of(error)
-        if problem is None:
-            console.print_exception()
-            problem = Problem(
-                "internal", "Something went wrong on our side; the traceback says where.", FAILED
-            )
-        return _fail(options, console, problem)
+        return _fail(options, console, explained(error, console))
     if options.json:
         say(told(done))
     else:
@@ -65,10 +63,9 @@ def execute(options: argparse.Namespace) -> int:
 
 
 def _fail(options: argparse.Namespace, console: Console, problem: Problem) -> int:
-    stopped = problem.exit == STOPPED
-    console.print(problem.message, style="yellow" if stopped else "red", highlight=False)
+    problem.show(console)
     if options.json:
-        say({"state": "cancelled" if stopped else "failed", "error": problem.told()})
+        say({"state": problem.state, "error": problem.told()})
     return problem.exit
 
 
@@ -99,13 +96,14 @@ def _settings(options: argparse.Namespace) -> Any:
     return knobs.settings_of(options)
 
 
-def _events(options: argparse.Namespace, settings: Any, stop: threading.Event) -> Iterator[Any]:
+def _events(
+    options: argparse.Namespace, settings: Any, photo: bytes | None, stop: threading.Event
+) -> Iterator[Any]:
     """Return the events of what was asked for."""
     from synchuman.pipeline import SyncHuman
 
     if options.retexture:
         return SyncHuman.retexture(settings, options.workdir, stop)
-    photo = None if options.image is None else options.image.read_bytes()
     pipeline = knobs.load_model(options)
     only = options.stage1_only
     if photo is None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from synchuman.serving.engine import Engine
-from synchuman.serving.engine_child import Runner
+from synchuman.serving.runner import Runner
 
 if TYPE_CHECKING:
     from synchuman.pipeline import SyncHuman
@@ -26,13 +26,13 @@ class InsideEngine(Engine):
 
         Args:
             pipeline: Whose stages borrow the card, see `zerogpu.lend`.
-            about: What is told of it, see `engine_child.load_pipeline`.
+            about: What is told of it, see `engine_load.load_pipeline`.
             lock: File that stands for the device.
             max_seconds: Longest run; a longer one is stopped.
         """
         super().__init__(str(pipeline.device), max_seconds)
         self.status, self.about, self.starts = "ready", about, 1
-        self._runner = Runner(pipeline, lock, self._tell)
+        self._runner = Runner(pipeline, [lock], self._tell)
         self._stops: dict[str, threading.Event] = {}
         self._contexts: OrderedDict[str, contextvars.Context] = OrderedDict()
 

@@ -28,8 +28,8 @@ def build_engines(options: ServiceOptions, locks: Path) -> list[Engine]:
         wanted = Model(*model, options.stage2_device)
         return [*cluster_engines(options.ray, options.ray_actors, wanted, seconds)]
     if on_zerogpu():
-        from synchuman.serving.engine_child import load_pipeline
         from synchuman.serving.engine_inside import InsideEngine
+        from synchuman.serving.engine_load import load_pipeline
 
         pipeline, about = load_pipeline(*model)
         return [InsideEngine(lend(pipeline), about, locks / "zerogpu.lock", seconds)]

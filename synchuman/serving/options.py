@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import getpass
 import os
 import secrets
 import stat
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from synchuman.device_turn import own_folder
 
 MIB = 2**20
 GIB = 2**30
@@ -151,11 +151,6 @@ class Places:
         with os.fdopen(handle, "w") as file:
             file.write(secrets.token_hex(32))
         return bytes.fromhex(path.read_text())
-
-
-def own_folder() -> Path:
-    """Return this user's folder in the system's temporary one; it holds the locks of devices."""
-    return Path(tempfile.gettempdir()) / f"synchuman-{getpass.getuser()}"
 
 
 def _require_own(folder: Path) -> None:

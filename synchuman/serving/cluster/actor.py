@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from synchuman import __version__
+from synchuman.device_turn import device_files
 from synchuman.serving.cluster.parcel import Files, Outbox, unpack
-from synchuman.serving.engine_child import Runner, lock_name
-from synchuman.serving.options import own_folder
+from synchuman.serving.runner import Runner
 
 if TYPE_CHECKING:
     from synchuman.pipeline import SyncHuman
@@ -39,12 +39,12 @@ class PipelineActor:
     """Owns the networks and its card. Ray calls `run` and, in another thread, `stop`."""
 
     def __init__(self, load: Load, model: Model) -> None:
-        """Load networks; see `engine_child.load_pipeline`, which `load` usually is."""
+        """Load networks; see `engine_load.load_pipeline`, which `load` usually is."""
         self._scratch = Path(tempfile.mkdtemp(prefix="synchuman-actor-"))
         self._told: queue.SimpleQueue[Message] = queue.SimpleQueue()
         self._stops: dict[str, threading.Event] = {}
         pipeline, self._about = load(*model)
-        self._runner = Runner(pipeline, self._lock(pipeline), self._tell)
+        self._runner = Runner(pipeline, self._device_files(pipeline), self._tell)
 
     def about(self) -> dict[str, Any]:
         """Tell device and number type, the machine's name, and the version that runs here."""
@@ -88,10 +88,6 @@ class PipelineActor:
     def _tell(self, what: str, **data: Any) -> None:
         self._told.put({"what": what, **data})
 
-    def _lock(self, pipeline: SyncHuman) -> Path:
-        """Return the card's lock, shared with services outside of the cluster; CPUs are shared by Ray."""
-        if pipeline.device.type != "cuda":
-            return self._scratch / "device.lock"
-        locks = own_folder() / "locks"
-        locks.mkdir(parents=True, exist_ok=True, mode=0o700)
-        return locks / f"{lock_name(pipeline.device)}.lock"
+    def _device_files(self, pipeline: SyncHuman) -> list[Path]:
+        """Return what stands for cards, shared with services outside of the cluster; CPUs are shared by Ray."""
+        return device_files([pipeline.device], None if pipeline.device.type == "cuda" else self._scratch)

@@ -15,7 +15,7 @@ from synchuman.serving.cluster import ClusterError
 from synchuman.serving.cluster.actor import Load, Model, PipelineActor
 from synchuman.serving.cluster.parcel import pack, unpack
 from synchuman.serving.engine import Engine, EngineLost, Outcome
-from synchuman.serving.engine_child import load_pipeline
+from synchuman.serving.engine_load import load_pipeline
 
 LOGGER = logging.getLogger(__name__)
 
