@@ -1,4 +1,4 @@
-"""Turns on a device: whatever runs on this machine, services and commands, one run computes on it at a time."""
+"""Turns on a device: of all services and commands on this machine, one computes on it at a time."""
 
 from __future__ import annotations
 

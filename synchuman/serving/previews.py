@@ -26,7 +26,7 @@ def save_views(event: ViewsReady, folder: Path) -> dict[str, list[str]]:
 
 
 def save_picture(image: np.ndarray, folder: Path, name: str) -> str:
-    """Save a picture as a PNG among the previews of a run, whole at any moment; return its name in the folder."""
+    """Save a picture among the previews of a run, whole at any moment; return its name there."""
     path = folder / PREVIEWS / f"{name}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
     # Readers see the picture before or this one, never half of it.

@@ -89,5 +89,5 @@ class PipelineActor:
         self._told.put({"what": what, **data})
 
     def _device_files(self, pipeline: SyncHuman) -> list[Path]:
-        """Return what stands for cards, shared with services outside of the cluster; CPUs are shared by Ray."""
+        """Return what stands for the card, shared with services beside the cluster; Ray shares CPUs."""
         return device_files([pipeline.device], None if pipeline.device.type == "cuda" else self._scratch)
