@@ -3,7 +3,9 @@
     python bench/service_load.py --clients 100 --seconds 300   # load
     python bench/service_load.py --clients 1 --seconds 0 --runs 30  # soak: runs one after the other
 
-Starts a server of its own on loopback. With --variant a folder of small weights shows the service alone.
+Starts a server of its own on loopback. `--variant stand-in` takes random weights, as small as those of the
+tests: that shows the service alone. Memory is what the server's process has resident: every ten seconds, and
+before the load, when one job has been run, and when all is over and it has had a minute of rest.
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ QUICK = {
     "stage1_steps": "1", "guidance": "1", "stage2_steps": "1", "stage2_guidance": "1", "faces": "1000",
     "texture_size": "256", "wait": "false",
 }  # fmt: skip
+EVERY, REST = 10.0, 60.0  # seconds between two looks at the memory, and of rest before the last one
 FINAL = ("done", "failed", "cancelled", "interrupted")
 
 
@@ -86,6 +89,15 @@ print(json.dumps(times))
 """
 
 
+async def sample(pid: int, seconds: float) -> list[int]:
+    """Return the resident MiB of a process every `EVERY` seconds."""
+    samples = []
+    for _ in range(int(seconds / EVERY)):
+        await asyncio.sleep(EVERY)
+        samples.append(memory(pid) // 2**20)
+    return samples
+
+
 def watch(address: str, seconds: float) -> subprocess.Popen[str]:
     """Ask /health ten times a second from a process of its own: the clients' event loop is busy itself."""
     command = [sys.executable, "-c", WATCH, address.removeprefix("http://"), str(seconds)]
@@ -112,6 +124,13 @@ def children(pid: int) -> list[int]:
     return [int(child) for task in tasks for child in (task / "children").read_text().split()]
 
 
+async def warm_up(load: Load, client: httpx.AsyncClient) -> None:
+    """Run one job and look at all that is asked for later, so that every library is loaded."""
+    files = {"image": ("photo.png", load.photo)}
+    await client.post(f"{load.address}/generate", data={**QUICK, "wait": "true"}, files=files)
+    await client.get(f"{load.address}/jobs")
+
+
 async def load(chosen: argparse.Namespace, address: str, pid: int) -> dict[str, object]:
     """Run the clients and return the figures."""
     load = Load(address, chosen.photo.read_bytes())
@@ -119,11 +138,12 @@ async def load(chosen: argparse.Namespace, address: str, pid: int) -> dict[str, 
     async with httpx.AsyncClient(timeout=120, limits=limits, trust_env=False) as client:
         while (await client.get(address + "/ready")).status_code != 200:
             await asyncio.sleep(0.5)
+        await warm_up(load, client)
         before = memory(pid)
         worked = cpu_seconds(pid)
         watcher = watch(address, chosen.seconds)
         work = asyncio.gather(*[load.client(client, i) for i in range(chosen.clients)])
-        await asyncio.sleep(chosen.seconds)
+        sampled = await sample(pid, chosen.seconds)
         load.ended = True
         await work
         worked = cpu_seconds(pid) - worked
@@ -140,6 +160,7 @@ async def load(chosen: argparse.Namespace, address: str, pid: int) -> dict[str, 
                 if load.jobs[job] in (*FINAL, "lost") or time.monotonic() > deadline:
                     break
                 await asyncio.sleep(0.2)
+        await asyncio.sleep(REST)
     health = sorted(json.loads(watcher.communicate()[0]))
     return {
         "clients": chosen.clients,
@@ -150,7 +171,9 @@ async def load(chosen: argparse.Namespace, address: str, pid: int) -> dict[str, 
         "health_p99_ms": round(1000 * health[int(len(health) * 0.99)], 1),
         "health_max_ms": round(1000 * health[-1], 1),
         "server_cpu_seconds": round(worked, 1),
-        "server_mib_before_after": [before // 2**20, memory(pid) // 2**20],
+        "server_mib_before": before // 2**20,
+        "server_mib_during": sampled,
+        "server_mib_after": memory(pid) // 2**20,
     }
 
 
@@ -181,6 +204,11 @@ def main() -> int:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--photo", type=Path, default=ROOT / "assets" / "examples" / "person-1.jpg")
     chosen = parser.parse_args()
+    if chosen.variant == "stand-in":
+        sys.path.insert(0, str(ROOT / "tests"))
+        from service_server import tiny_weights
+
+        chosen.variant = str(tiny_weights())
     with tempfile.TemporaryDirectory() as data:
         command = [
             sys.executable,

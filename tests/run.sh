@@ -24,5 +24,4 @@ npm ci --silent --no-fund --no-audit --prefix tests
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
 .venv/bin/mypy
-bash scripts/audit.sh
 exec .venv/bin/python -m pytest "$@"

@@ -16,8 +16,6 @@ from page_visit import PATIENCE, PHONE, QUICK, Visit, chromium, expect
 from PIL import Image
 from service_server import Server, serving
 
-from synchuman.settings import Settings
-
 EXAMPLES = Path(__file__).resolve().parents[1] / "assets" / "examples"
 
 
@@ -291,22 +289,6 @@ def test_example_goes_at_a_click(visit: Visit) -> None:
     visit.see("#cutout img")
     if visit.at("#cancel").is_visible():
         visit.at("#cancel").click()
-
-
-def test_endpoints_have_names_and_errors(server: Server, person_png: bytes, tmp_path: Path) -> None:
-    import gradio_client
-
-    client = gradio_client.Client(server.address, verbose=False)
-    named = client.view_api(return_format="dict")["named_endpoints"]
-    assert {"/cutout", "/generate", "/cancel"} <= set(named) and not {"/open", "/delete"} & set(named)
-    photo = tmp_path / "photo.png"
-    photo.write_bytes(b"no photo")
-    settings = Settings(**{**QUICK, "guidance": 1.0, "stage2_guidance": 1.0}).model_dump().values()
-    with pytest.raises(gradio_client.exceptions.AppError, match="JPEG"):
-        client.predict(gradio_client.handle_file(photo), None, *settings, api_name="/generate")
-    photo.write_bytes(person_png)
-    result = client.predict(gradio_client.handle_file(photo), None, *settings, api_name="/generate")
-    assert any(".glb" in str(value) for value in result)
 
 
 # Roles that a person without a screen has to know by a name.

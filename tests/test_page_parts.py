@@ -163,6 +163,7 @@ class StubService:
         self.messages: list[Message] = []
         self.place = folder
         self.workers: list[Any] = []
+        self.admission = self.line = self
         self.stopped = threading.Event()
 
     def submit(self, *_: Any, **__: Any) -> tuple[Job, bool]:
@@ -189,7 +190,7 @@ class StubService:
     def folder(self, job: Job) -> Path:
         return self.place
 
-    def places_in_line(self) -> dict[str, dict[str, Any]]:
+    def place(self, job: Job) -> dict[str, Any]:
         return {}
 
 

@@ -106,7 +106,7 @@ def _running(log: Path) -> dict[str, int]:
 @needs_ray
 def test_every_photo_is_finished_exactly_once_though_an_actor_dies(service: Service, log: Path) -> None:
     photos = [_photo(number) for number in range(8)]
-    jobs = [service.submit("me", REQUEST, photo, unlimited=True)[0] for photo in photos]
+    jobs = [service.admission.submit("me", REQUEST, photo, unlimited=True)[0] for photo in photos]
     _until(lambda: len(_running(log)) == ACTORS)  # all at once, and no more than there are actors
     lost, pid = next(iter(_running(log).items()))
     os.kill(pid, signal.SIGKILL)
@@ -130,12 +130,12 @@ def test_every_photo_is_finished_exactly_once_though_an_actor_dies(service: Serv
 
 @needs_ray
 def test_a_running_photo_can_be_stopped_and_its_actor_goes_on(service: Service, log: Path) -> None:
-    job = service.submit("me", REQUEST, _photo(1))[0]
+    job = service.admission.submit("me", REQUEST, _photo(1))[0]
     _until(lambda: _running(log))
     service.cancel(service.get(job.id))
     _until(lambda: not service.get(job.id).active)
     assert service.get(job.id).state is State.CANCELLED and service.files(service.get(job.id)) == {}
-    again = service.submit("me", REQUEST, _photo(2))[0]
+    again = service.admission.submit("me", REQUEST, _photo(2))[0]
     _until(lambda: not service.get(again.id).active)
     assert service.get(again.id).state is State.DONE
     assert sum(worker.engine.starts for worker in service.workers) == ACTORS
@@ -143,7 +143,7 @@ def test_a_running_photo_can_be_stopped_and_its_actor_goes_on(service: Service, 
 
 @needs_ray
 def test_a_photo_that_kills_its_actor_fails_after_some_tries(service: Service, log: Path) -> None:
-    job = service.submit("me", REQUEST, _photo(3))[0]
+    job = service.admission.submit("me", REQUEST, _photo(3))[0]
     killed = set()
 
     def over() -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import asyncio
 import base64
+import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,13 @@ import gradio_client
 import httpx
 import pytest
 from gradio_client.exceptions import AppError
+from PIL import Image
 from service_server import COARSE, Server, person, serving
 
 KEYS = {"alice": "alice-key-0123456789", "bob": "bob-key-0123456789ab"}
 TOOLS = {"start_person", "start_retexture", "wait_for_job", "get_model", "cancel_job", "delete_job"}
 MCP = "/gradio_api/mcp/"
+SECRET_PLACE = "somewhere in the mountains"
 PHOTO = "data:image/png;base64," + base64.b64encode(person()).decode()
 
 
@@ -76,8 +79,10 @@ def test_callers_see_their_own_jobs_and_their_mistakes(server: Server, tmp_path:
     photo = tmp_path / "IMG_0042.png"
     photo.write_bytes(person())
     alice, bob = client(server, "alice"), client(server, "bob")
+    # The page's own functions are none of them, and have nothing that MCP would have to warn of.
     named = set(alice.view_api(return_format="dict")["named_endpoints"])
-    assert {f"/{name}" for name in (*TOOLS, "make_person")} <= named
+    assert named == {f"/{name}" for name in (*TOOLS, "make_person")}
+    assert "gr.State" not in server.log.read_text()
     job = alice.predict(gradio_client.handle_file(photo), **COARSE, api_name="/start_person")
     asked = server.client.get(f"/jobs/{job['id']}", headers={"X-API-Key": KEYS["alice"]}).json()
     assert asked["settings"] == job["settings"] and asked["stage1_only"]
@@ -98,6 +103,45 @@ def test_callers_see_their_own_jobs_and_their_mistakes(server: Server, tmp_path:
     # Uploads may say where they were taken: none of them is left, whatever became of the call.
     left = [file.name for file in (server.data / "cache").rglob("*") if "0042" in file.name]
     assert not left and "0042" not in server.log.read_text()
+
+
+def with_a_place(kind: str, size: tuple[int, int] = (60, 90), turned: int = 6) -> bytes:
+    """A photo that says where it was taken, lying on its side."""
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010E] = turned, SECRET_PLACE
+    buffer = io.BytesIO()
+    Image.new("RGB", size, (200, 30, 30)).save(buffer, kind, exif=exif)
+    assert SECRET_PLACE.encode() in buffer.getvalue()
+    return buffer.getvalue()
+
+
+def upload(server: Server, data: bytes, name: str) -> Path:
+    """Send a file as the page does; return where Gradio keeps it."""
+    headers = {"X-API-Key": KEYS["alice"]}
+    sent = server.client.post("/gradio_api/upload", files={"files": (name, data)}, headers=headers)
+    [path] = sent.raise_for_status().json()
+    return Path(path)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_of_uploads_to_the_page_pixels_alone_are_kept(server: Server, kind: str) -> None:
+    path = upload(server, with_a_place(kind), "photo." + kind.lower())
+    assert SECRET_PLACE.encode() not in path.read_bytes()
+    with Image.open(path) as image:
+        assert image.size == (90, 60) and not image.getexif()
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize(("data", "sentence"), [
+    (with_a_place("TIFF"), "JPEG"), (b"", "empty"), (with_a_place("PNG", (3, 3)), "3 x 3"),
+    (with_a_place("JPEG")[:300], "damaged"),
+])  # fmt: skip
+def test_of_a_refused_upload_the_reason_alone_is_kept(server: Server, data: bytes, sentence: str) -> None:
+    path = upload(server, data, "photo.jpg")
+    assert SECRET_PLACE.encode() not in path.read_bytes()
+    file = {"path": str(path), "meta": {"_type": "gradio.FileData"}}
+    with pytest.raises(AppError, match=sentence):
+        client(server, "alice").predict(photo=file, api_name="/start_person")
 
 
 @pytest.mark.parametrize("address", ["https://93.184.216.34/x.png", "http://127.0.0.1:1/x.png"])

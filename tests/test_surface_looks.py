@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 from pathlib import Path
@@ -15,6 +16,7 @@ from synchuman.surface import pictures
 from synchuman.surface.formats.glb import to_glb
 from synchuman.surface.formats.placement import HEIGHT
 from synchuman.surface.formats.read import read_glb
+from synchuman.surface.formats.turntable import around
 from synchuman.surface.looks import look_glb
 from synchuman.surface.mesh import TexturedMesh
 
@@ -45,7 +47,7 @@ def test_a_glb_is_read_back_the_right_way_round(model: Path) -> None:
     mesh = read_glb(model.read_bytes())
     assert np.ptp(mesh.vertices, axis=0).argmax() == 2 and np.abs(mesh.vertices).max() <= 0.501
     assert np.einsum("ij,ij->i", mesh.vertices, mesh.normals).mean() > 0
-    frames = list(pictures.turntable(mesh, frames=4, side=64))
+    frames = list(around(mesh, 4, 64))
     front, back = frames[0][32, 32], frames[2][32, 32]
     assert front[0] > 150 > 60 > front[2] and back[2] > 150 > 60 > back[0]
 
@@ -81,11 +83,12 @@ def test_photo_and_model_stand_alike(model: Path) -> None:
     assert abs(np.ptp(heights[0]) - np.ptp(heights[1])) <= 4 and abs(heights[0][0] - heights[1][0]) <= 3
 
 
-def test_a_turntable_is_a_sheet_and_an_animation(tmp_path: Path) -> None:
-    frames = [np.full((20, 20, 4), 9 * i, np.uint8) for i in range(8)]
-    sheet, animation = tmp_path / "sheet.webp", tmp_path / "turn.webp"
-    pictures.write_turntable(frames, sheet, animation)
-    with Image.open(sheet) as whole:
-        assert whole.size == (20 * pictures.COLUMNS, 40)
-    with Image.open(animation) as moving:
-        assert moving.n_frames == 8
+def test_a_turntable_is_one_sheet_on_transparent_ground(model: Path) -> None:
+    sheet = pictures.turntable_sheet(read_glb(model.read_bytes()), frames=8, side=40)
+    with Image.open(io.BytesIO(sheet)) as image:
+        assert image.format == "WEBP" and image.size == (40 * pictures.COLUMNS, 80)
+        whole = np.asarray(image.convert("RGBA")).astype(int)
+    assert whole[0, 0, 3] == 0 and whole[20, 20, 3] == 255
+    # The front is the first picture, the back the fifth: 90 degrees are two.
+    front, back = whole[20, 20], whole[20, 4 * 40 + 20]
+    assert front[0] > 150 > 60 > front[2] and back[2] > 150 > 60 > back[0]

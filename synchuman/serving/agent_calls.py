@@ -17,7 +17,7 @@ from gradio.data_classes import FileData
 from pydantic import ValidationError
 
 from synchuman.events import PhotoError
-from synchuman.serving import forms
+from synchuman.serving import forms, uploads
 from synchuman.serving.auth import Identity
 from synchuman.serving.jobs import Conflict, Job, JobRequest, NotFound, ServiceError, State
 from synchuman.serving.problems import Invalid
@@ -43,7 +43,7 @@ class Calls:
         upload = self._upload(photo)
         try:
             identity = self.admit(request)
-            await to_thread.run_sync(self._service.check_room)
+            await to_thread.run_sync(self._service.admission.check_room)
             given = {name: value for name, value in values.items() if value is not None}
             if isinstance(photo, str) and photo.startswith(WEB):
                 given.setdefault("image_url", photo)
@@ -62,8 +62,8 @@ class Calls:
                     raise Invalid.field("image_url", OFF_URL)
                 pixels = await self._intake.fetch(form.image_url, self._service.limits.max_upload)
             elif upload is not None:
-                with upload.open("rb") as file:
-                    pixels = await self._intake.clean(file)
+                # Already cleaned when it came; this is what says why it was refused.
+                pixels = await to_thread.run_sync(uploads.read, upload)
             else:
                 pixels = await self._intake.clean(_decoded(photo))
             return await self.submit(identity, wanted, pixels)
@@ -86,7 +86,9 @@ class Calls:
         """Put a job into the queue."""
 
         def submit() -> Job:
-            return self._service.submit(identity.name, wanted, photo, unlimited=identity.unlimited)[0]
+            return self._service.admission.submit(identity.name, wanted, photo, unlimited=identity.unlimited)[
+                0
+            ]
 
         return await to_thread.run_sync(submit)
 

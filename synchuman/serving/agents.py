@@ -214,9 +214,10 @@ class Endpoints:
 
 
 def keep_tools(page: gr.Blocks) -> None:
-    """Have the MCP server of a mounted page offer our tools alone: what the page calls is of no use there.
+    """Have the MCP server of a mounted page offer our tools alone.
 
-    Queued ones would not even work: Gradio's server calls itself for them, without the caller's key.
+    Endpoints that wait in Gradio's queue would not work there: it calls itself for them, without the
+    caller's key.
     """
     server = page.mcp_server_obj
     assert server is not None

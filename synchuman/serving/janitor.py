@@ -65,7 +65,7 @@ class Janitor(threading.Thread):
             folder = service.folder(job)
             needed = folder / PHOTO if job.request.kind is Kind.GENERATE else folder / folders.FIRST_STAGE
             if needed.exists():
-                service.revive(job)
+                service.active.add(job)
             else:
                 lost = Failure(
                     "files_lost", "The photo was lost while the server was down. Please send it again."

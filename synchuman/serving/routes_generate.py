@@ -93,7 +93,7 @@ async def generate(
     intake: Intake = request.app.state.intake
     _admit(intake, identity, request)
     if idempotency_key is None:  # else it may be a request whose job is there
-        await to_thread.run_sync(service.check_room)
+        await to_thread.run_sync(service.admission.check_room)
     form, image = await forms.read(request, forms.GenerateForm, with_image=True)
     forms.check_together(form, image)
     webhook = await _webhook(intake, service, identity, form.webhook_url)
@@ -180,7 +180,7 @@ async def _start(
     print_of.update(b"\0" + (photo or b""))
 
     def submit() -> tuple[Job, bool]:
-        return service.submit(
+        return service.admission.submit(
             identity.name,
             wanted,
             photo,

@@ -10,52 +10,29 @@ import logging
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from filelock import FileLock, Timeout
 
 from synchuman.serving import folders
+from synchuman.serving.active import ActiveJobs
+from synchuman.serving.admission import Admission
 from synchuman.serving.engines import build_engines
 from synchuman.serving.exporting import Exporter
 from synchuman.serving.feed import Feed, Message
 from synchuman.serving.janitor import Janitor
-from synchuman.serving.jobs import (
-    Conflict,
-    DiskFull,
-    Failure,
-    Job,
-    JobRequest,
-    KeyReused,
-    NotFound,
-    NotReady,
-    QueueFull,
-    State,
-)
+from synchuman.serving.jobs import Conflict, Failure, Job, NotFound, State
+from synchuman.serving.line import Line
 from synchuman.serving.metrics import Metrics
 from synchuman.serving.options import DataFolderError, Places, ServiceOptions
 from synchuman.serving.present import present
-from synchuman.serving.store import JobStore, KeyTaken
-from synchuman.serving.turns import Estimator
+from synchuman.serving.store import JobStore
 from synchuman.serving.worker import Worker
 
 LOGGER = logging.getLogger(__name__)
 
-LEARN_FROM = 20  # earlier jobs to estimate times from
-CANNOT_START = "The worker cannot be started; the server's log says why."
 MAX_LOST = 3  # machines that one job may lose
-MOMENT = 1.0  # seconds for which places in the queue are not looked up again
-
-
-@dataclass
-class Live:
-    """What is only known while a job is active: its events, and the flag that stops it."""
-
-    job: Job | None = None
-    feed: Feed = field(default_factory=Feed)
-    stop: threading.Event = field(default_factory=threading.Event)
-    lost: int = 0  # times that what computed it went away
 
 
 class Service:
@@ -83,11 +60,10 @@ class Service:
         self.news = threading.Condition()
         self.closing = threading.Event()
         self._closed = False
-        self._live: dict[str, Live] = {}
-        self._line: tuple[float, dict[str, dict[str, Any]]] = (0.0, {})
-        self._guard = threading.Lock()
-        self._estimator = Estimator(self.store.latest_done(LEARN_FROM))
+        self.active = ActiveJobs()
         self.workers = [Worker(self, engine) for engine in build_engines(options, self.places.locks)]
+        self.line = Line(self)
+        self.admission = Admission(self)
         self.exporter = Exporter(self)
         self.janitor = Janitor(self)
         self.janitor.recover()
@@ -102,12 +78,10 @@ class Service:
         """Stop what runs (it becomes interrupted), and end the feeds of what waits, without waiting."""
         self.closing.set()
         running = {worker.job.id for worker in self.workers if worker.job is not None}
-        with self._guard:
-            lives = dict(self._live)
-        for job_id, live in lives.items():
-            live.stop.set()
+        for job_id, active in self.active.all().items():
+            active.stop.set()
             if job_id not in running:
-                live.feed.close()
+                active.feed.close()
         with self.news:
             self.news.notify_all()
 
@@ -122,80 +96,10 @@ class Service:
             if worker.is_alive():
                 worker.join(patience)
             worker.engine.close()
-        with self._guard:
-            lives, self._live = list(self._live.values()), {}
-        for live in lives:
-            live.feed.close()
+        for active in self.active.all().values():
+            active.feed.close()
         self.store.close()
         self._own.release()
-
-    def submit(
-        self,
-        owner: str,
-        request: JobRequest,
-        photo: bytes | None,
-        *,
-        webhook: str | None = None,
-        key: str | None = None,
-        fingerprint: str | None = None,
-        unlimited: bool = False,
-    ) -> tuple[Job, bool]:
-        """Put a job into the queue.
-
-        Args:
-            owner: Whose it is.
-            request: What to do.
-            photo: From `folders.clean_photo`; None for jobs that stand on another one's views.
-            webhook: Address to tell when it ends.
-            key: Idempotency key: the same request with it gives the same job.
-            fingerprint: Hash that tells requests apart.
-            unlimited: Whether the owner may have any number of jobs.
-
-        Returns:
-            The job, and whether it is a new one.
-
-        Raises:
-            ServiceError: No room, no worker, or the key came with another request before.
-        """
-        if key is not None and (before := self.store.by_key(owner, key)) is not None:
-            return _same(before, fingerprint), False
-        self.check_room()
-        job = Job(owner, request, time.time(), webhook=webhook, idempotency_key=key, fingerprint=fingerprint)
-        folder = self.folder(job)
-        folders.make(folder, photo)
-        with self._guard:
-            self._live[job.id] = Live(job)
-        for worker in self.workers:
-            worker.engine.admit(job.id)
-        try:
-            if request.parent is not None:
-                self._inherit(request.parent, folder)
-            self.store.add(job, self.limits.max_queue, None if unlimited else self.limits.max_active_per_user)
-        except BaseException as error:
-            with self._guard:
-                del self._live[job.id]
-            folders.remove(folder)
-            if isinstance(error, KeyTaken) and key is not None:
-                before = self.store.by_key(owner, key)
-                if before is not None:
-                    return _same(before, fingerprint), False
-            raise
-        with self.news:
-            self.news.notify()
-        self.tell_queue()
-        return job, True
-
-    def check_room(self) -> None:
-        """Raise NotReady, QueueFull or DiskFull when no job can be taken now, before a photo is read."""
-        if self.closing.is_set():
-            raise NotReady("The server is shutting down.")
-        if all(worker.engine.broken for worker in self.workers):
-            raise NotReady(CANNOT_START)
-        waiting = len(self.places_in_line())
-        if waiting >= self.limits.max_queue:
-            raise QueueFull(f"{waiting} jobs wait already; please try again in a few minutes.")
-        if self.free_bytes() < self.limits.min_free:
-            raise DiskFull("The disk of the server is nearly full. Please try again later.")
 
     def free_bytes(self) -> int:
         """Return the free bytes of the disk that results are on."""
@@ -230,7 +134,7 @@ class Service:
             if (ended := self.finish(job.id, State.CANCELLED, only=State.QUEUED)) is not None:
                 return ended
             if (stopping := self.store.change(job.id, only=[State.RUNNING], cancelled=True)) is not None:
-                self.live(job.id).stop.set()
+                self.active.get(job.id).stop.set()
                 return stopping
         raise Conflict(f"The job is {now.state.value} already.")
 
@@ -240,7 +144,7 @@ class Service:
             if self.finish(job.id, State.CANCELLED, only=State.QUEUED) is not None:
                 continue
             if self.store.change(job.id, only=[State.RUNNING], cancelled=True, doomed=True) is not None:
-                self.live(job.id).stop.set()
+                self.active.get(job.id).stop.set()
                 return False
         self.forget(job)
         return True
@@ -286,50 +190,37 @@ class Service:
             return None
         if not done:
             folders.remove(folder)
-        self._estimator.learn(job)
+        self.line.estimator.learn(job)
         self.metrics.count(job)
         LOGGER.info("job %s %s", job.id, state.value)
         if job.doomed:
             self.forget(job)
-        with self._guard:
-            live = self._live.pop(job_id, None)
-        if live is not None:
-            live.feed.tell(state.value, present(job))
-            live.feed.close()
+        active = self.active.remove(job_id)
+        if active is not None:
+            active.feed.tell(state.value, present(job))
+            active.feed.close()
         if job.webhook is not None:
             self.janitor.hurry()
-        self.tell_queue()
+        self.line.tell()
         return job
 
     def again(self, job: Job) -> bool:
         """Put a job that lost its machine back into the queue; False when it is to stop, or lost too many."""
-        live = self.live(job.id)
-        live.lost += 1
-        if live.lost >= MAX_LOST or live.stop.is_set():
+        active = self.active.get(job.id)
+        active.lost += 1
+        if active.lost >= MAX_LOST or active.stop.is_set():
             return False
         if self.store.change(job.id, only=[State.RUNNING], state=State.QUEUED, started=None) is None:
             return False
         LOGGER.warning("job %s lost its machine and waits for another", job.id)
         with self.news:
             self.news.notify()
-        self.tell_queue()
+        self.line.tell()
         return True
-
-    def live(self, job_id: str) -> Live:
-        """Return what is known of an active job; of a finished one, something that stops nothing."""
-        with self._guard:
-            return self._live.get(job_id) or Live()
-
-    def revive(self, job: Job) -> None:
-        """Take up a job that an earlier process left in the queue."""
-        with self._guard:
-            self._live[job.id] = Live(job)
 
     def follow(self, job: Job) -> Feed | None:
         """Return the events of an active job; None when it is over."""
-        with self._guard:
-            live = self._live.get(job.id)
-        return None if live is None else live.feed
+        return self.active.feed(job)
 
     def follow_here(self, job: Job, tick: float) -> Iterator[Message | None]:
         """Yield a job's events in this thread; None after every `tick` seconds without one."""
@@ -343,43 +234,7 @@ class Service:
         if feed is None or not job.active:
             return present(job)
         if job.state is State.QUEUED:
-            return present(job, **(self.places_in_line().get(job.id) or {}))
+            return present(job, **self.line.place(job))
         progress = feed.newest("progress") or {}
         told = {name: progress[name] for name in ("stage", "step", "total", "stages")} if progress else None
         return present(job, progress=told, eta=progress.get("eta"))
-
-    def places_in_line(self) -> dict[str, dict[str, Any]]:
-        """Return position and ETA of every queued job by its id, at most a moment old."""
-        at, places = self._line
-        return places if time.monotonic() - at < MOMENT else self._look_at_line()
-
-    def _look_at_line(self) -> dict[str, dict[str, Any]]:
-        ids = [row.id for row in self.store.queue()]
-        queue = [job for job in (self.live(job_id).job for job_id in ids) if job is not None]
-        busy = [worker.seconds_left(self._estimator) for worker in self.workers]
-        ends = self._estimator.schedule(busy, queue)
-        places = {job.id: {"position": i + 1, "eta": end} for i, (job, end) in enumerate(zip(queue, ends))}
-        self._line = (time.monotonic(), places)
-        return places
-
-    def tell_queue(self) -> None:
-        """Tell those who wait where they are."""
-        for job_id, place in self._look_at_line().items():
-            feed = self.live(job_id).feed
-            if feed.newest("queued") != place:
-                feed.tell("queued", place)
-
-    def _inherit(self, parent_id: str, folder: Path) -> None:
-        parent = self.get(parent_id)
-        if parent.state is not State.DONE:
-            raise Conflict(f"That job is {parent.state.value}; only a finished one has views to go on from.")
-        try:
-            folders.inherit(folder, self.folder(parent))
-        except FileNotFoundError:
-            raise NotFound("The files of that job are gone.") from None
-
-
-def _same(before: Job, fingerprint: str | None) -> Job:
-    if before.fingerprint != fingerprint:
-        raise KeyReused("This Idempotency-Key came with another request before. Use a new one.")
-    return before

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy.exc import OperationalError
 
 from synchuman.serving import folders
+from synchuman.serving.admission import CANNOT_START
 from synchuman.serving.engine import Engine, EngineBroken, EngineLost, Outcome
 from synchuman.serving.jobs import Failure, Job, State
 
@@ -78,12 +79,12 @@ class Worker(threading.Thread):
 
     def _work(self, job: Job) -> None:
         service = self.service
-        live = service.live(job.id)
+        active = service.active.get(job.id)
         if job.cancelled:
-            live.stop.set()
+            active.stop.set()
         self._eta = None
-        live.feed.tell("running", {})
-        service.tell_queue()
+        active.feed.tell("running", {})
+        service.line.tell()
 
         def report(name: str, data: dict[str, Any]) -> None:
             if name == "progress" and data["eta"] is not None:
@@ -93,14 +94,14 @@ class Worker(threading.Thread):
             if name == "views":
                 urls = {k: [f"/jobs/{job.id}/files/{file}" for file in v] for k, v in data["files"].items()}
                 data = {"final": data["final"], **urls}
-            live.feed.tell(name, data)
+            active.feed.tell(name, data)
 
         try:
-            outcome = self.engine.run(job, service.folder(job), live.stop, report)
+            outcome = self.engine.run(job, service.folder(job), active.stop, report)
         except EngineLost as error:
             if service.again(job):
                 return
-            stopped = live.stop.is_set()
+            stopped = active.stop.is_set()
             failure = None if stopped else Failure("worker_died", str(error))
             outcome = Outcome(State.CANCELLED if stopped else State.FAILED, failure=failure)
         except Exception:
@@ -133,6 +134,5 @@ class Worker(threading.Thread):
         service = self.service
         if not all(worker.engine.broken for worker in service.workers):
             return
-        reason = "The worker cannot be started; the server's log says why."
         for job in service.store.with_state(State.QUEUED):
-            service.finish(job.id, State.FAILED, failure=Failure("not_ready", reason))
+            service.finish(job.id, State.FAILED, failure=Failure("not_ready", CANNOT_START))

@@ -1,20 +1,19 @@
-"""Pictures of a finished model: beside the photo, and from all around."""
+"""Pictures of a finished model for the page: beside the photo, and from all around on one sheet."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
+import io
 
 import numpy as np
 from PIL import Image
 
+from synchuman.surface.formats.turntable import around
 from synchuman.surface.mesh import TexturedMesh
 from synchuman.surface.preview import render
 
 COLUMNS = 6  # of the sheet of a turntable
 FRAMES = 36
 FRAME_SIDE = 360
-FRAME_MS = 90
 
 
 def beside_photo(mesh: TexturedMesh, cutout: np.ndarray, side: int = 768) -> tuple[np.ndarray, np.ndarray]:
@@ -32,24 +31,14 @@ def beside_photo(mesh: TexturedMesh, cutout: np.ndarray, side: int = 768) -> tup
     return _framed(cutout, side), _framed(front, side)
 
 
-def turntable(mesh: TexturedMesh, frames: int = FRAMES, side: int = FRAME_SIDE) -> Iterator[np.ndarray]:
-    """Yield the model from all around, [side, side, 4] uint8 RGBA, beginning with the front."""
-    for i in range(frames):
-        yield render(mesh, 360.0 * i / frames, side, "shaded", supersample=2)
-
-
-def write_turntable(frames: list[np.ndarray], sheet: Path, animation: Path) -> None:
-    """Write a turntable as one sheet of `COLUMNS` pictures a row, and as an animated WebP."""
-    pictures = [Image.fromarray(frame) for frame in frames]
-    side = pictures[0].width
-    whole = Image.new("RGBA", (side * COLUMNS, side * -(-len(pictures) // COLUMNS)))
-    for i, picture in enumerate(pictures):
-        whole.paste(picture, (i % COLUMNS * side, i // COLUMNS * side))
-    whole.save(sheet, "WEBP", quality=85, method=2)
-    pictures[0].save(
-        animation, "WEBP", save_all=True, append_images=pictures[1:], duration=FRAME_MS, loop=0, quality=80,
-        method=2,
-    )  # fmt: skip
+def turntable_sheet(mesh: TexturedMesh, frames: int = FRAMES, side: int = FRAME_SIDE) -> bytes:
+    """Return the model from all around as one WebP: `COLUMNS` pictures a row, `side` pixels each."""
+    sheet = Image.new("RGBA", (side * COLUMNS, side * -(-frames // COLUMNS)))
+    for i, picture in enumerate(around(mesh, frames, side)):
+        sheet.paste(Image.fromarray(picture), (i % COLUMNS * side, i // COLUMNS * side))
+    buffer = io.BytesIO()
+    sheet.save(buffer, "WEBP", quality=85, method=2)
+    return buffer.getvalue()
 
 
 def _framed(rgba: np.ndarray, side: int) -> np.ndarray:

@@ -226,7 +226,7 @@ def _time(say: Texts, seconds: float, about: bool = True) -> str:
     return say("about {count} {unit}", count=count, unit=unit) if about else f"{count} {unit}"
 
 
-def turntable(say: Texts, sheet: str, animation: str, frames: int, columns: int) -> str:
+def turntable(say: Texts, job: Job, sheet: str, frames: int, columns: int) -> str:
     """Return a model that turns: a sheet of pictures, `columns` a row, of which one is seen at a time."""
     play, turn, save = (escape(say(text)) for text in ("Play", "Turn", "Save as animation (WebP)"))
     return (
@@ -236,5 +236,5 @@ def turntable(say: Texts, sheet: str, animation: str, frames: int, columns: int)
         f'<div class="turn"><button type="button" class="button" aria-label="{play}" aria-pressed="false">'
         "</button>"
         f'<input type="range" min="0" max="{frames - 1}" value="0" aria-label="{turn}">'
-        f'<a class="button" href="{animation}" download="turntable.webp">{save}</a></div></div>'
+        f'<a class="button" href="jobs/{job.id}/exports/webp" download>{save}</a></div></div>'
     )

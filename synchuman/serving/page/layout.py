@@ -222,7 +222,6 @@ def _result_card(labels: Labels) -> dict[str, Any]:
             label=labels.text("Model"), show_label=False, height=MODEL_HEIGHT, camera_position=CAMERA,
             interactive=False, clear_color=(0.0, 0.0, 0.0, 0.0), elem_id="model",
         )  # fmt: skip
-        glb = gr.File(label="GLB", visible="hidden", interactive=False)
         links = gr.HTML("", visible=False, elem_id="links")
         with gr.Row(elem_classes="actions small", visible=False) as actions:
             copy = gr.Button(labels.text("Copy link"), size="sm", elem_id="copy-link")
@@ -231,7 +230,7 @@ def _result_card(labels: Labels) -> dict[str, Any]:
         tabs = _tabs(labels)
     return {
         "status": status, "cancel": cancel, "run_id": run_id, "empty": empty, "look": look, "model": model,
-        "glb": glb, "links": links, "actions": actions, "copy": copy, "again": again, "delete": delete,
+        "links": links, "actions": actions, "copy": copy, "again": again, "delete": delete,
         **tabs,
     }  # fmt: skip
 

@@ -33,6 +33,7 @@ def mount_page(service: Service) -> Callable[[FastAPI], None]:
         from synchuman.serving.page.layout import CSS, EXAMPLES, build_page, theme
         from synchuman.serving.page.runs import Runs
         from synchuman.serving.sweep import keep_swept
+        from synchuman.serving.uploads import CleanUploads
 
         keep_swept([cache], service.limits.keep_seconds)
         # The cut-out is made here, while the workers compute.
@@ -41,6 +42,7 @@ def mount_page(service: Service) -> Callable[[FastAPI], None]:
         refuse_addresses()
         with page:
             Endpoints(service, app, cache).add()
+        app.add_middleware(CleanUploads)
         page.queue(max_size=MAX_QUEUE)
         gr.mount_gradio_app(
             app,

@@ -14,6 +14,7 @@ from PIL import Image, ImageDraw, ImageFont
 from synchuman.events import PhotoError
 from synchuman.photo import PreparedPhoto, prepare, touchup
 from synchuman.presets import presets_of
+from synchuman.serving import uploads
 from synchuman.serving.page import cards, controls, texts
 from synchuman.settings import MAX_SEED
 
@@ -130,7 +131,7 @@ class PhotoHandlers:
 
 def photo_bytes(photo: str, touched: str | None) -> bytes:
     """Return what a run is given: the touched-up cut-out if there is one, else the photo."""
-    return Path(touched or photo).read_bytes()
+    return uploads.read(Path(touched or photo))
 
 
 def to_viewable(request: gr.Request, file: str) -> np.ndarray:
@@ -142,7 +143,7 @@ def to_viewable(request: gr.Request, file: str) -> np.ndarray:
     from synchuman.photo.decode import decode
 
     try:
-        return decode(Path(file).read_bytes())
+        return decode(uploads.read(Path(file)))
     except PhotoError as error:
         raise gr.Error(texts.of_request(request).sentence(str(error)), print_exception=False) from error
 
@@ -165,7 +166,7 @@ def fit(rgba: np.ndarray) -> np.ndarray:
 @lru_cache(maxsize=4)
 def _prepared(photo: str, matting: str, person: int | None) -> PreparedPhoto:
     # Gradio names uploads by their content: the same path is the same photo.
-    return prepare(Path(photo).read_bytes(), matting, person)
+    return prepare(uploads.read(Path(photo)), matting, person)
 
 
 def _current(prepared: PreparedPhoto, touched: str | None) -> np.ndarray:

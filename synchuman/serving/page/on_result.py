@@ -123,12 +123,11 @@ class ResultHandlers:
         if TURNS in there or not run_id:
             return gr.skip()
         job, model = self._result(request, run_id)
-        sheet, animation = (self._place(job) / f"turntable{name}.webp" for name in ("-sheet", ""))
-        if not animation.exists():
-            pictures.write_turntable(list(pictures.turntable(read_glb(model.read_bytes()))), sheet, animation)
-        return cards.turntable(
-            texts.of_request(request), _address(sheet), _address(animation), pictures.FRAMES, pictures.COLUMNS
-        )
+        sheet = self._place(job) / "turntable.webp"
+        if not sheet.exists():
+            sheet.write_bytes(pictures.turntable_sheet(read_glb(model.read_bytes())))
+        say = texts.of_request(request)
+        return cards.turntable(say, job, _address(sheet), pictures.FRAMES, pictures.COLUMNS)
 
     def select(self, request: gr.Request, ids: list[str], event: gr.SelectData) -> str:
         """Return the run that was chosen among the earlier ones."""

@@ -131,16 +131,15 @@ class RunHandlers:
                 update = self._show(say, event)
                 if update:
                     yield update
-            # Gradio sends what comes last twice. A viewer that gets its first model twice shows none; and
-            # callers of the endpoint get what comes last.
-            yield {parts.glb: str(event.glb)} if isinstance(event, Done) else self._unchanged()
+            # Gradio sends what comes last twice, and a viewer that gets its first model twice shows none.
+            yield self._unchanged()
         except Cancelled:
             text = say("Stopped. Photo and settings are still here.")
             yield {**self._busy(say, False), parts.status: cards.note(text, "stopped"), parts.run_id: ""}
         except Exception as error:
             sentence = say.sentence(_sentence(error))
             yield {**self._busy(say, False), parts.status: cards.note(sentence, "error"), parts.run_id: ""}
-            # Callers of the endpoint get an error, too, and not a finished run without a model.
+            # On a phone the card may be out of sight: this one pops up.
             raise gr.Error(sentence, print_exception=False) from error
 
     def _show(self, say: Texts, event: Told) -> Update:

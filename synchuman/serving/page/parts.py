@@ -10,7 +10,7 @@ import gradio as gr
 
 @dataclass
 class Parts:
-    """All that changes. `touched`, `run_id`, `glb`, `sure`, `ids` and `kept` are not seen."""
+    """All that changes. `touched`, `run_id`, `sure`, `ids` and `kept` are not seen."""
 
     chip: gr.HTML
     photo: gr.Image
@@ -37,7 +37,6 @@ class Parts:
     empty: gr.HTML
     look: gr.Radio
     model: gr.Model3D
-    glb: gr.File
     links: gr.HTML
     actions: gr.Row
     copy: gr.Button
@@ -76,7 +75,7 @@ class Parts:
         """What a run writes to."""
         return [
             self.model, self.colors, self.normals, self.run_id, self.status, self.empty, self.look,
-            self.glb, self.links, self.actions, self.tabs, self.compare, self.turntable, self.numbers,
+            self.links, self.actions, self.tabs, self.compare, self.turntable, self.numbers,
             self.files, self.cutout, self.generate, self.cancel, self.retexture, self.new_faces,
             self.new_texture, *self.later_tabs,
         ]  # fmt: skip

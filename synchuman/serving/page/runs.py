@@ -199,7 +199,7 @@ class Runs:
 
     def _submit(self, who: str, request: JobRequest, photo: bytes | None) -> Job:
         try:
-            return self.service.submit(who, request, photo, unlimited=_identity(who).unlimited)[0]
+            return self.service.admission.submit(who, request, photo, unlimited=_identity(who).unlimited)[0]
         except ServiceError as error:
             raise Busy(str(error)) from None
 
@@ -228,8 +228,8 @@ class Runs:
             self._stop(job)
 
     def _idle(self, job: Job) -> Waiting | Tick:
-        place = self.service.places_in_line().get(job.id)
-        if place is None:
+        place = self.service.line.place(job)
+        if not place:
             return Tick()
         running = sum(worker.job is not None for worker in self.service.workers)
         return Waiting(place["position"] - 1 + running, not self.ready)

@@ -14,6 +14,7 @@ from synchuman.serving.page.on_run import RunHandlers
 from synchuman.serving.page.parts import Parts
 from synchuman.serving.page.runs import Runs
 
+# Nothing of the page is an endpoint of the API or a tool of agents; those are in `serving.agents`.
 PRIVATE: dict[str, Any] = {"api_visibility": "private"}
 QUICK: dict[str, Any] = {"api_visibility": "private", "queue": False, "show_progress": "hidden"}
 
@@ -45,14 +46,12 @@ def wire(page: gr.Blocks, parts: Parts, runs: Runs, cache: Path) -> None:
     opening = {**run, "fn": going.open, "inputs": [parts.run_id, parts.photo]}
     roll = {"fn": on_photo.choose_seed, "inputs": [parts.randomise, seed], "outputs": seed}
 
-    parts.generate.click(**roll, **QUICK).then(**run, api_name="generate").then(**remembered, **QUICK)
+    parts.generate.click(**roll, **QUICK).then(**run, **PRIVATE).then(**remembered, **QUICK)
     parts.cancel.click(
         going.cancel,
         None,
         [parts.cancel, parts.status],
-        queue=False,
-        api_name="cancel",
-        show_progress="hidden",
+        **QUICK,
     )
     parts.samples.click(lambda row: row[0], parts.samples, parts.photo, **QUICK).then(**roll, **QUICK).then(
         **run, **PRIVATE
@@ -94,9 +93,7 @@ def _photo(parts: Parts, photos: PhotoHandlers, matting: Any) -> None:
         "concurrency_limit": 2,
         "show_progress_on": [parts.cutout_note],
     }  # fmt: skip
-    parts.photo.change(lambda: None, None, parts.person, **QUICK).then(
-        photos.cut_out, api_name="cutout", **cut
-    )
+    parts.photo.change(lambda: None, None, parts.person, **QUICK).then(photos.cut_out, **cut, **PRIVATE)
     parts.person.input(photos.cut_out, **cut, **PRIVATE)
     matting.input(photos.cut_out, **cut, **PRIVATE)
     parts.reset_touch.click(photos.cut_out, **cut, **PRIVATE)

@@ -24,17 +24,20 @@ WEBP_QUALITY = 80
 SHADOW, SHADOW_REACH = 0.42, 0.10  # darkness; height above the ground from which on nothing throws one
 
 
-def frames(mesh: TexturedMesh, count: int, size: int) -> Iterator[np.ndarray]:
-    """Yield `count` pictures [size, size, 3] uint8 of one turn, seen from the front first."""
-    ground = backdrop(size)
-
-    def picture(number: int) -> np.ndarray:
-        yaw = 360 * number / count
-        shade = contact_shadow(mesh, yaw, size)[..., None]
-        return over(render(mesh, yaw, size, "shaded", pitch=PITCH), ground * (1 - shade))
-
+def around(mesh: TexturedMesh, count: int, size: int) -> Iterator[np.ndarray]:
+    """Yield `count` pictures [size, size, 4] uint8 RGBA of one turn, seen from the front first."""
     with ThreadPoolExecutor(WORKERS) as pool:
-        yield from pool.map(picture, range(count))
+        yield from pool.map(
+            lambda number: render(mesh, 360 * number / count, size, "shaded", pitch=PITCH), range(count)
+        )
+
+
+def frames(mesh: TexturedMesh, count: int, size: int) -> Iterator[np.ndarray]:
+    """Yield the same turn on a ground with a shadow, [size, size, 3] uint8."""
+    ground = backdrop(size)
+    for number, picture in enumerate(around(mesh, count, size)):
+        shade = contact_shadow(mesh, 360 * number / count, size)[..., None]
+        yield over(picture, ground * (1 - shade))
 
 
 def contact_shadow(mesh: TexturedMesh, yaw: float, size: int) -> np.ndarray:
