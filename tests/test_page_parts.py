@@ -161,7 +161,7 @@ class StubService:
     def __init__(self, folder: Path) -> None:
         self.job = Job("ann", JobRequest(settings=Settings()), time.time())
         self.messages: list[Message] = []
-        self.place = folder
+        self.there = folder
         self.workers: list[Any] = []
         self.admission = self.line = self
         self.stopped = threading.Event()
@@ -188,7 +188,7 @@ class StubService:
         return self.job
 
     def folder(self, job: Job) -> Path:
-        return self.place
+        return self.there
 
     def place(self, job: Job) -> dict[str, Any]:
         return {}
@@ -240,7 +240,7 @@ def test_a_missing_stage_2_is_said_once(stub: StubService) -> None:
         "warnings": ["These weights have no Stage 2: …"], "fallback": NO_STAGE2,
     }  # fmt: skip
     job = replace(stub.job, state=State.DONE, result=result)
-    done = runs.Runs(stub)._ended(job, stub.place)  # type: ignore[arg-type]
+    done = runs.Runs(stub)._ended(job, stub.there)  # type: ignore[arg-type]
     assert isinstance(done, Done) and len(done.warnings) == 1
 
 
