@@ -138,15 +138,17 @@ class Server:
         locks: Path | None = None,
         weights: Path | None = None,
         command: Sequence[str] = (),
+        works: bool = True,
     ) -> None:
         """Start it.
 
         Args:
-            data: Its folder.
-            arguments: Of `api_server.py`, beside what tests need.
-            env: More of the environment.
-            locks: Where devices are locked (default: in `data`, so servers do not wait).
-            weights: Default: tiny ones.
+            data: Its folder for data.
+            *arguments: More of its command line.
+            env: More of its environment.
+            locks: Where devices are locked; None for in `data`, so that servers do not wait for each other.
+            weights: Those of its worker; None for the tiny ones.
+            works: Whether its worker gets ready some day; else jobs wait, and no time is spent on it.
             command: Arguments of Python that start it in place of all that, on any free port.
         """
         self.data = data
@@ -155,8 +157,12 @@ class Server:
         temporary.mkdir(exist_ok=True)
         self.log = data.parent / f"{data.name}.log"
         usual = [str(ROOT / "api_server.py"), "--port", "0", "--data", str(data), "--device", "cpu", *ROOMY]
-        usual += ["--variant", str(weights or tiny_weights()), *arguments]
+        weights = weights or (tiny_weights() if works else data)
+        usual += ["--variant", str(weights), *arguments]
         environment = {**os.environ, "TMPDIR": str(temporary), "OMP_NUM_THREADS": "1", **(env or {})}
+        if not works:
+            path = [str(ROOT / "tests" / "idle_worker"), environment.get("PYTHONPATH", "")]
+            environment["PYTHONPATH"] = os.pathsep.join(filter(None, path))
         with self.log.open("a") as log:
             self.process = subprocess.Popen(
                 [sys.executable, *(command or usual)],

@@ -5,30 +5,64 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 import trimesh
 from conftest import encode
+from service_server import ROOT, tiny_weights
 
-ROOT = Path(__file__).resolve().parents[1]
+from synchuman.cli import main
+
 QUICK = ["--stage1_steps", "1", "--guidance", "1", "--stage2-steps", "1", "--stage2_guidance", "1"]
 QUICK += ["--faces", "1000", "--texture-size", "256"]
 
 
-def call(*arguments: object, script: str | None = None) -> subprocess.CompletedProcess[str]:
-    start = [script] if script else ["-m", "synchuman"]
-    command = [sys.executable, *start, *map(str, arguments)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+class Ended(NamedTuple):
+    """How a command ended."""
+
+    returncode: int
+    stdout: str
+    stderr: str
 
 
-def test_run_then_retexture_then_skip_stage1(weights: Path, person_png: bytes, tmp_path: Path) -> None:
+Call = Callable[..., Ended]
+
+
+@pytest.fixture
+def call(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Call:
+    """A command in this process, which has torch already; other processes' turns are not waited for."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+
+    def call(*arguments: object) -> Ended:
+        try:
+            code = main([*map(str, arguments)])
+        except SystemExit as end:  # argparse's way
+            code = int(str(end.code))
+        return Ended(code, *capsys.readouterr())
+
+    return call
+
+
+def script(name: str, *arguments: object) -> Ended:
+    """A script in a process of its own."""
+    command = [sys.executable, name, *map(str, arguments)]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+    return Ended(ended.returncode, ended.stdout, ended.stderr)
+
+
+def test_run_then_retexture_then_skip_stage1(call: Call, person_png: bytes, tmp_path: Path) -> None:
     photo = tmp_path / "photo.png"
     photo.write_bytes(person_png)
     work = tmp_path / "work"
-    first = call("--image", photo, "--workdir", work, "--variant", weights, *QUICK, script="run_pipeline.py")
+    weights = tiny_weights()
+    common = ("--variant", weights, "--device", "cpu", *QUICK)
+    first = script("run_pipeline.py", "--image", photo, "--workdir", work, *common)
     assert first.returncode == 0, first.stderr
     assert first.stdout.strip() == str(work / "SecondStage" / "output.glb")
     assert len(trimesh.load(work / "SecondStage" / "output.glb", force="mesh").faces) > 300
@@ -44,7 +78,7 @@ def test_run_then_retexture_then_skip_stage1(weights: Path, person_png: bytes, t
 
     (work / "SecondStage" / "output.glb").unlink()
     (work / "OneStage" / "latent.npz").unlink()
-    arguments = ("run", "--workdir", work, "--skip_stage1", "--variant", weights, *QUICK)
+    arguments = ("run", "--workdir", work, "--skip_stage1", *common)
     lost = call(*arguments)
     assert lost.returncode == 3 and "latent.npz" in lost.stderr and "--carve" in lost.stderr
     again = call(*arguments, "--carve", "--stage1-only")
@@ -64,7 +98,9 @@ def test_run_then_retexture_then_skip_stage1(weights: Path, person_png: bytes, t
         (["--variant", "nothing-here"], "nothing-here"),
     ],
 )
-def test_unusable_input_is_said(person_png: bytes, tmp_path: Path, extra: list[str], sentence: str) -> None:
+def test_unusable_input_is_said(
+    call: Call, person_png: bytes, tmp_path: Path, extra: list[str], sentence: str
+) -> None:
     photo = tmp_path / "photo.png"
     photo.write_bytes(person_png)
     result = call("run", "--image", photo, "--workdir", tmp_path / "work", *extra)
@@ -72,10 +108,10 @@ def test_unusable_input_is_said(person_png: bytes, tmp_path: Path, extra: list[s
     assert "Traceback" not in result.stderr
 
 
-def test_bad_photo_and_missing_photo(weights: Path, tmp_path: Path) -> None:
+def test_bad_photo_and_missing_photo(call: Call, tmp_path: Path) -> None:
     empty = tmp_path / "empty.png"
     empty.write_bytes(encode(np.zeros((300, 200, 4), np.uint8)))
-    result = call("run", "--image", empty, "--workdir", tmp_path / "work", "--variant", weights)
+    result = call("run", "--image", empty, "--workdir", tmp_path / "work", "--variant", tiny_weights())
     assert result.returncode == 3 and "Traceback" not in result.stderr
     result = call("run", "--image", tmp_path / "none.png", "--workdir", tmp_path / "work")
     assert result.returncode == 3 and "none.png" in result.stderr
@@ -89,7 +125,7 @@ def test_bad_photo_and_missing_photo(weights: Path, tmp_path: Path) -> None:
 
 def test_public_page_needs_a_password() -> None:
     for arguments in (["--share"], ["--host", "0.0.0.0"], ["--share", "--auth", "nopassword"]):
-        result = call(*arguments, script="app.py")
+        result = script("app.py", *arguments)
         assert result.returncode == 3 and "--auth" in result.stderr
 
 

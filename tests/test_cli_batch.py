@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -18,6 +19,13 @@ from synchuman.commands.report import Report, find_photos
 from synchuman.pipeline import SyncHuman
 
 KNOBS = [f"--{name}={COARSE[name]}" for name in ("stage1_steps", "guidance", "faces", "texture_size")]
+
+
+@pytest.fixture(autouse=True)
+def own_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Turns on the device are not shared with whatever else runs on this machine."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
 
 
 def batch(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, dict]:

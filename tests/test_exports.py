@@ -387,8 +387,10 @@ def test_from_the_command_line(run, tmp_path):
     paths = [Path(line) for line in done.stdout.splitlines()]
     assert [path.name for path in paths] == ["person-1600mm.glb", "person-1600mm.ply"]
     assert all(path.is_file() for path in paths)
-    refused = call(str(run), "--format", "stl", "--texture", "png")
+    refused = call(str(run), "--format", "glb", "stl", "--texture", "png", "--json")
     assert refused.returncode == 3 and "no texture" in refused.stderr
+    told = json.loads(refused.stdout)
+    assert list(told["files"]) == ["glb"] and "no texture" in told["error"]["message"]
     assert call(str(tmp_path), "--format", "stl").returncode == 3
 
 

@@ -31,9 +31,9 @@ def browser() -> Iterator[Any]:
         yield browser
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="class")
 def done(browser: Any, server: Server, person_png: bytes) -> Iterator[Visit]:
-    """A window with a finished run, for all tests that leave it there."""
+    """A window with a finished run, for all tests that leave it there; drawing it keeps a processor busy."""
     visit = Visit(browser, server.address, accept_downloads=True)
     expect(visit.at("#generate")).to_be_disabled()
     visit.give_and_wait(person_png)
@@ -71,122 +71,151 @@ def canvas_when_drawn(visit: Visit, folder: Path) -> np.ndarray:
     raise AssertionError("the 3D canvas stays empty")
 
 
-def test_the_model_is_seen_and_downloaded(done: Visit, tmp_path: Path) -> None:
-    import trimesh
-
-    page = done.page
-    assert page.locator("#colors .grid-container img").count() == 5
-    assert len(canvas_when_drawn(done, tmp_path))
-    expect(page.locator("#normals")).to_be_hidden()
-    page.locator("#kind").get_by_label("Normals").check()
-    expect(page.locator("#colors")).to_be_hidden()
-    done.see("#normals img")
-    with page.expect_download() as download:
-        page.locator("#download-glb").click()
-    download.value.save_as(tmp_path / "model.glb")
-    model = trimesh.load(tmp_path / "model.glb", force="mesh")
-    assert len(model.faces) > 500 and model.extents.max() == pytest.approx(1.7, abs=0.05)
-    with page.expect_download() as download:
-        page.locator("#download-all").click()
-    download.value.save_as(tmp_path / "all.zip")
-    with zipfile.ZipFile(tmp_path / "all.zip") as archive:
-        assert {"run.json", "SecondStage/output.glb", "OneStage/color_0.png"} <= set(archive.namelist())
-    page.locator("#formats summary").click()
-    hrefs = [link.get_attribute("href") for link in page.locator("#formats a").all()]
-    assert {href.rpartition("/")[2] for href in hrefs} >= {"usdz", "obj", "ply", "stl", "3mf", "mp4"}
-    assert "gaussian decoder" in page.locator("#formats").inner_text()
-    ply = page.request.get(f"{done.address}/{next(href for href in hrefs if href.endswith('/ply'))}")
-    assert ply.status == 200 and ply.body().startswith(b"ply")
-    assert done.outside() == [] and done.complaints == []
+# Roles that a person without a screen has to know by a name.
+NAMED = re.compile(
+    r"- (button|link|textbox|spinbutton|slider|radio|checkbox|combobox|tab)(?= *(\[|:|$))", re.M
+)
 
 
-def test_other_looks(done: Visit, tmp_path: Path) -> None:
-    before = picture(done, "#model canvas", tmp_path)
-    for look in ("Clay", "Normals", "Wire", "Colour"):
-        done.at("#look").get_by_label(look).check()
-        for _ in range(40):
-            done.page.wait_for_timeout(500)
-            after = picture(done, "#model canvas", tmp_path)
-            if after.shape == before.shape and (np.abs(after - before).max(-1) > 12).mean() > 0.02:
-                break
-        else:
-            raise AssertionError(f"{look} looks like what was before it")
-        before = after
+class TestResult:
+    """What can be done with a finished run, in one window."""
 
+    def test_the_model_is_seen_and_downloaded(self, done: Visit, tmp_path: Path) -> None:
+        import trimesh
 
-def test_compare_turntable_details(done: Visit, tmp_path: Path) -> None:
-    done.tab("Compare")
-    done.see("#compare img")
-    done.tab("Turntable")
-    done.see(".turntable .frame")
-    slider = done.at(".turntable input[type=range]")
-    slider.fill("9")
-    side = picture(done, ".turntable .frame", tmp_path)
-    slider.fill("0")
-    assert np.abs(side - picture(done, ".turntable .frame", tmp_path)).mean() > 0.5
-    with done.page.expect_download() as download:
-        done.at(".turntable a").click()
-    with Image.open(download.value.path()) as animation:
-        assert animation.format == "WEBP" and animation.n_frames > 20
-    done.tab("Details")
-    for text in ("Triangles", "Peak memory", "Views and structure", "GiB"):
-        assert text in done.at("#numbers").inner_text()
-    done.at("#files summary").click()
-    assert done.at("#files a").count() > 20
-    done.tab("Views")
+        page = done.page
+        assert page.locator("#colors .grid-container img").count() == 5
+        assert len(canvas_when_drawn(done, tmp_path))
+        expect(page.locator("#normals")).to_be_hidden()
+        page.locator("#kind").get_by_label("Normals").check()
+        expect(page.locator("#colors")).to_be_hidden()
+        done.see("#normals img")
+        with page.expect_download() as download:
+            page.locator("#download-glb").click()
+        download.value.save_as(tmp_path / "model.glb")
+        model = trimesh.load(tmp_path / "model.glb", force="mesh")
+        assert len(model.faces) > 500 and model.extents.max() == pytest.approx(1.7, abs=0.05)
+        with page.expect_download() as download:
+            page.locator("#download-all").click()
+        download.value.save_as(tmp_path / "all.zip")
+        with zipfile.ZipFile(tmp_path / "all.zip") as archive:
+            assert {"run.json", "SecondStage/output.glb", "OneStage/color_0.png"} <= set(archive.namelist())
+        page.locator("#formats summary").click()
+        hrefs = [link.get_attribute("href") for link in page.locator("#formats a").all()]
+        assert {href.rpartition("/")[2] for href in hrefs} >= {"usdz", "obj", "ply", "stl", "3mf", "mp4"}
+        assert "gaussian decoder" in page.locator("#formats").inner_text()
+        ply = page.request.get(f"{done.address}/{next(href for href in hrefs if href.endswith('/ply'))}")
+        assert ply.status == 200 and ply.body().startswith(b"ply")
+        assert done.outside() == [] and done.complaints == []
 
+    def test_other_looks(self, done: Visit, tmp_path: Path) -> None:
+        before = picture(done, "#model canvas", tmp_path)
+        for look in ("Clay", "Normals", "Wire", "Colour"):
+            done.at("#look").get_by_label(look).check()
+            for _ in range(40):
+                done.page.wait_for_timeout(500)
+                after = picture(done, "#model canvas", tmp_path)
+                if after.shape == before.shape and (np.abs(after - before).max(-1) > 12).mean() > 0.02:
+                    break
+            else:
+                raise AssertionError(f"{look} looks like what was before it")
+            before = after
 
-def test_texture_again_without_sampling(done: Visit, server: Server) -> None:
-    before = done.run_id()
-    done.tab("Texture")
-    box = done.at("#new-faces input[type=number]")
-    box.fill("1200")
-    box.press("Tab")
-    done.page.wait_for_timeout(700)
-    expect(box).to_have_value("1200")
-    done.at("#retexture").click()
-    done.page.wait_for_url(lambda url: "run=" in url and before not in url, timeout=PATIENCE)
-    done.see(".status.good")
-    job = server.job(done.run_id())
-    assert job["kind"] == "retexture" and job["parent"] == before and job["settings"]["faces"] == 1200
-    expect(done.at("#runs img")).to_have_count(2)
-    done.at("#runs button").nth(1).click()  # the older one
-    done.page.wait_for_url(f"**/?run={before}")
-    done.see(".status.good")
-    # Deleting asks first.
-    done.at("#runs button").first.click()
-    done.page.wait_for_url(lambda url: before not in url)
-    done.see(".status.good")
-    done.page.once("dialog", lambda dialog: dialog.dismiss())
-    done.at("#delete").click()
-    done.page.wait_for_timeout(1500)
-    assert before not in done.page.url and done.at("#runs img").count() == 2
-    done.page.once("dialog", lambda dialog: dialog.accept())
-    done.at("#delete").click()
-    expect(done.at("#runs img")).to_have_count(1)
-    assert server.client.get(f"/jobs/{job['id']}").status_code == 404
-    done.at("#runs button").first.click()
-    done.page.wait_for_url(f"**/?run={before}")
-    done.see(".status.good")
+    def test_compare_turntable_details(self, done: Visit, tmp_path: Path) -> None:
+        done.tab("Compare")
+        done.see("#compare img")
+        done.tab("Turntable")
+        done.see(".turntable .frame")
+        slider = done.at(".turntable input[type=range]")
+        slider.fill("9")
+        side = picture(done, ".turntable .frame", tmp_path)
+        slider.fill("0")
+        assert np.abs(side - picture(done, ".turntable .frame", tmp_path)).mean() > 0.5
+        with done.page.expect_download() as download:
+            done.at(".turntable a").click()
+        with Image.open(download.value.path()) as animation:
+            assert animation.format == "WEBP" and animation.n_frames > 20
+        done.tab("Details")
+        for text in ("Triangles", "Peak memory", "Views and structure", "GiB"):
+            assert text in done.at("#numbers").inner_text()
+        done.at("#files summary").click()
+        assert done.at("#files a").count() > 20
+        done.tab("Views")
 
+    def test_everything_has_a_name_and_keys_reach_it(self, done: Visit) -> None:
+        done.at("#settings-button").focus()
+        assert done.at("#settings-button").get_attribute("aria-expanded") in ("true", "false")
+        for name in ("Compare", "Turntable", "Texture", "Details", "Views"):
+            done.tab(name)
+            done.page.wait_for_timeout(300)
+            tree = done.at("body").aria_snapshot()
+            lines = tree.splitlines()
+            nameless = [
+                " / ".join(lines[i - 2 : i + 1])
+                for i, line in enumerate(lines)
+                if NAMED.search(line.rstrip())
+            ]
+            assert nameless == [], (name, nameless)
+        headings = done.at("h1, h2").all_inner_texts()
+        assert headings == ["SyncHuman Studio", "Photo", "Cut-out", "Result", "Your runs"]
+        assert done.at("html").get_attribute("lang")
+        done.at("#examples button.gallery-item").first.focus()
+        reached = set()
+        for _ in range(60):
+            done.page.keyboard.press("Tab")
+            reached.add(done.page.evaluate("document.activeElement.closest('[id]')?.id ?? ''"))
+        assert {"touch-up", "settings-button", "generate", "download-glb", "copy-link"} <= reached, reached
 
-def test_a_link_opens_a_result_and_runs_it_again(
-    done: Visit, browser: Any, server: Server, tmp_path: Path
-) -> None:
-    visit = Visit(browser, f"{server.address}/?run={done.first_run}", viewport=PHONE)  # type: ignore[attr-defined]
-    visit.see(".status.good")
-    assert len(canvas_when_drawn(visit, tmp_path))
-    assert visit.overhang() <= 0
-    expect(visit.at("#generate")).to_be_disabled()  # no photo is chosen here
-    visit.at("#again").click()
-    visit.page.wait_for_url(lambda url: "run=" in url and done.first_run not in url, timeout=PATIENCE)  # type: ignore[attr-defined]
-    again = server.job(visit.run_id())["settings"]
-    assert again == server.job(done.first_run)["settings"]  # type: ignore[attr-defined]
-    visit.see(".status.good")
-    visit.page.goto(f"{server.address}/?run=0123456789abcdef")
-    visit.see(".status.error")
-    assert "no such job" in visit.at(".status.error").inner_text()
-    visit.close()
+    def test_texture_again_without_sampling(self, done: Visit, server: Server) -> None:
+        before = done.run_id()
+        done.tab("Texture")
+        box = done.at("#new-faces input[type=number]")
+        box.fill("1200")
+        box.press("Tab")
+        done.page.wait_for_timeout(700)
+        expect(box).to_have_value("1200")
+        done.at("#retexture").click()
+        done.page.wait_for_url(lambda url: "run=" in url and before not in url, timeout=PATIENCE)
+        done.see(".status.good")
+        job = server.job(done.run_id())
+        assert job["kind"] == "retexture" and job["parent"] == before and job["settings"]["faces"] == 1200
+        expect(done.at("#runs img")).to_have_count(2)
+        done.at("#runs button").nth(1).click()  # the older one
+        done.page.wait_for_url(f"**/?run={before}")
+        done.see(".status.good")
+        # Deleting asks first.
+        done.at("#runs button").first.click()
+        done.page.wait_for_url(lambda url: before not in url)
+        done.see(".status.good")
+        done.page.once("dialog", lambda dialog: dialog.dismiss())
+        done.at("#delete").click()
+        done.page.wait_for_timeout(1500)
+        assert before not in done.page.url and done.at("#runs img").count() == 2
+        done.page.once("dialog", lambda dialog: dialog.accept())
+        done.at("#delete").click()
+        expect(done.at("#runs img")).to_have_count(1)
+        assert server.client.get(f"/jobs/{job['id']}").status_code == 404
+        done.at("#runs button").first.click()
+        done.page.wait_for_url(f"**/?run={before}")
+        done.see(".status.good")
+
+    def test_a_link_opens_a_result_and_runs_it_again(
+        self, done: Visit, browser: Any, server: Server, tmp_path: Path
+    ) -> None:
+        visit = Visit(browser, f"{server.address}/?run={done.first_run}", viewport=PHONE)  # type: ignore[attr-defined]
+        visit.see(".status.good")
+        assert len(canvas_when_drawn(visit, tmp_path))
+        assert visit.overhang() <= 0
+        expect(visit.at("#generate")).to_be_disabled()  # no photo is chosen here
+        visit.at("#again").click()
+        visit.page.wait_for_url(lambda url: "run=" in url and done.first_run not in url, timeout=PATIENCE)  # type: ignore[attr-defined]
+        again = server.job(visit.run_id())["settings"]
+        assert again == server.job(done.first_run)["settings"]  # type: ignore[attr-defined]
+        visit.see(".status.good")
+        visit.page.goto(f"{server.address}/?run=0123456789abcdef")
+        visit.see(".status.error")
+        assert "no such job" in visit.at(".status.error").inner_text()
+        visit.close()
 
 
 def test_cancel_stops(visit: Visit, server: Server, person_png: bytes) -> None:
@@ -289,35 +318,6 @@ def test_example_goes_at_a_click(visit: Visit) -> None:
     visit.see("#cutout img")
     if visit.at("#cancel").is_visible():
         visit.at("#cancel").click()
-
-
-# Roles that a person without a screen has to know by a name.
-NAMED = re.compile(
-    r"- (button|link|textbox|spinbutton|slider|radio|checkbox|combobox|tab)(?= *(\[|:|$))", re.M
-)
-
-
-def test_everything_has_a_name_and_keys_reach_it(done: Visit) -> None:
-    done.at("#settings-button").focus()
-    assert done.at("#settings-button").get_attribute("aria-expanded") in ("true", "false")
-    for name in ("Compare", "Turntable", "Texture", "Details", "Views"):
-        done.tab(name)
-        done.page.wait_for_timeout(300)
-        tree = done.at("body").aria_snapshot()
-        lines = tree.splitlines()
-        nameless = [
-            " / ".join(lines[i - 2 : i + 1]) for i, line in enumerate(lines) if NAMED.search(line.rstrip())
-        ]
-        assert nameless == [], (name, nameless)
-    headings = done.at("h1, h2").all_inner_texts()
-    assert headings == ["SyncHuman Studio", "Photo", "Cut-out", "Result", "Your runs"]
-    assert done.at("html").get_attribute("lang")
-    done.at("#examples button.gallery-item").first.focus()
-    reached = set()
-    for _ in range(60):
-        done.page.keyboard.press("Tab")
-        reached.add(done.page.evaluate("document.activeElement.closest('[id]')?.id ?? ''"))
-    assert {"touch-up", "settings-button", "generate", "download-glb", "copy-link"} <= reached, reached
 
 
 @pytest.mark.parametrize(

@@ -26,10 +26,10 @@ PHOTO = "data:image/png;base64," + base64.b64encode(person()).decode()
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """Its worker may still be starting: jobs wait, and are cancelled before they run."""
+    """Jobs wait, and are cancelled before they run."""
     env = {"SYNCHUMAN_API_KEYS": ",".join(f"{name}:{key}" for name, key in KEYS.items())}
     arguments = ("--page", "--logins-per-minute", "0", "--requests-per-minute", "0")
-    with serving(tmp_path_factory.mktemp("agents") / "data", *arguments, env=env) as server:
+    with serving(tmp_path_factory.mktemp("agents") / "data", *arguments, env=env, works=False) as server:
         yield server
 
 

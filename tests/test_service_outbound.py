@@ -133,7 +133,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def server(place: Path, settings: tuple[list[str], dict[str, str]]) -> Iterator[Server]:
-    with serving(place, *settings[0], env=settings[1]) as server:
+    with serving(place, *settings[0], env=settings[1], works=False) as server:
         yield server
 
 
@@ -177,7 +177,7 @@ def test_a_webhook_is_signed_tried_again_and_outlives_a_kill(
 ) -> None:
     site.answers = [503]
     data = place.with_name("killed")
-    first = Server(data, *settings[0], env=settings[1])
+    first = Server(data, *settings[0], env=settings[1], works=False)
     job = first.submit(webhook_url=f"{site.address}/told")
     secret = first.client.get("/webhooks/secret").json()["secret"]
     first.client.post(f"/jobs/{job['id']}/cancel")
@@ -185,7 +185,7 @@ def test_a_webhook_is_signed_tried_again_and_outlives_a_kill(
     time.sleep(0.3)  # the answer is written down
     first.kill()
     first.close()
-    with serving(data, *settings[0], env=settings[1]) as second:
+    with serving(data, *settings[0], env=settings[1], works=False) as second:
         second.until(lambda: len(site.calls) == 2, 20)
         time.sleep(0.3)
     assert len(site.calls) == 2

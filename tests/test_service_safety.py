@@ -33,12 +33,12 @@ NOBODY = "0" * 32
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """With keys and a login; its worker may still be starting, so jobs wait."""
+    """With keys and a login; jobs wait."""
     keys = f"alice:{ALICE},bob:{BOB}"
     arguments = ["--auth", "carol:pass word:1", "--max-upload-mb", "2", "--allow-image-url"]
     arguments += ["--jobs-per-minute", "0", "--logins-per-minute", "60", "--max-active", "50"]
     env = {"SYNCHUMAN_API_KEYS": keys}
-    with serving(tmp_path_factory.mktemp("safety") / "data", *arguments, env=env) as server:
+    with serving(tmp_path_factory.mktemp("safety") / "data", *arguments, env=env, works=False) as server:
         server.client.headers["Authorization"] = f"Bearer {ALICE}"
         yield server
 
@@ -394,7 +394,7 @@ def test_rates_are_per_client_and_behind_a_proxy_by_its_word(tmp_path: Path) -> 
         "--jobs-per-minute",
         "2",
     )
-    with serving(tmp_path / "data", *arguments, "--proxy", "127.0.0.1") as server:
+    with serving(tmp_path / "data", *arguments, "--proxy", "127.0.0.1", works=False) as server:
         server.address = server.address.replace("0.0.0.0", "127.0.0.1")
 
         def ask(address: str, path: str = "/info", **more: object) -> httpx.Response:
@@ -467,7 +467,7 @@ def test_addresses_that_are_not_asked(server: Server, url: str) -> None:
 
 
 def test_addresses_are_off_by_default(tmp_path: Path) -> None:
-    with serving(tmp_path / "data") as server:
+    with serving(tmp_path / "data", works=False) as server:
         told = server.submit(expect=422, image=None, image_url="https://93.184.216.34/x.png")
         assert "--allow-image-url" in told["detail"]
         assert "--allow-webhooks" in server.submit(expect=422, webhook_url="https://93.184.216.34/")["detail"]
