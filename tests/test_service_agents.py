@@ -136,12 +136,15 @@ def test_of_uploads_to_the_page_pixels_alone_are_kept(server: Server, kind: str)
     (with_a_place("TIFF"), "JPEG"), (b"", "empty"), (with_a_place("PNG", (3, 3)), "3 x 3"),
     (with_a_place("JPEG")[:300], "damaged"),
 ])  # fmt: skip
-def test_of_a_refused_upload_the_reason_alone_is_kept(server: Server, data: bytes, sentence: str) -> None:
+def test_of_a_refused_upload_the_reason_alone_is_kept(
+    server: Server, tmp_path: Path, data: bytes, sentence: str
+) -> None:
     path = upload(server, data, "photo.jpg")
     assert SECRET_PLACE.encode() not in path.read_bytes()
-    file = {"path": str(path), "meta": {"_type": "gradio.FileData"}}
+    photo = tmp_path / "photo.jpg"
+    photo.write_bytes(data)
     with pytest.raises(AppError, match=sentence):
-        client(server, "alice").predict(photo=file, api_name="/start_person")
+        client(server, "alice").predict(gradio_client.handle_file(photo), api_name="/start_person")
 
 
 @pytest.mark.parametrize("address", ["https://93.184.216.34/x.png", "http://127.0.0.1:1/x.png"])

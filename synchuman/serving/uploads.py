@@ -30,6 +30,7 @@ class CleanUploads:
         if scope["type"] != "http" or scope["method"] != "POST" or not scope["path"].endswith(ROUTE):
             await self.app(scope, receive, send)
             return
+        intake: Intake = scope["app"].state.intake  # Gradio's application puts itself in this place
         held: list[Message] = []
 
         async def hold(message: Message) -> None:
@@ -40,7 +41,7 @@ class CleanUploads:
         if held and held[0]["status"] == 200:
             body = b"".join(message.get("body", b"") for message in held)
             for name in json.loads(body):
-                await clean(Path(name), scope["app"].state.intake)
+                await clean(Path(name), intake)
         for message in held:
             await send(message)
 
