@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import resource
 import shutil
@@ -166,6 +167,47 @@ def test_two_servers_never_compute_on_one_device_at_once(
     assert first.end(one["id"])["state"] == "cancelled"
     small_disk.client.post(f"/jobs/{two['id']}/cancel")
     assert small_disk.end(two["id"])["state"] == "cancelled"
+
+
+def start_command(locks: Path, work: Path) -> subprocess.Popen[str]:
+    """Start `run` where the servers lock their device."""
+    photo = work.with_suffix(".png")
+    photo.write_bytes(person())
+    arguments = ["run", "--image", photo, "--workdir", work, "--variant", tiny_weights(), "--device", "cpu"]
+    arguments += ["--stage1_steps", LONG, "--guidance", 1, "--stage1-only"]
+    return subprocess.Popen(
+        [sys.executable, "-m", "synchuman", *map(str, arguments)],
+        cwd=ROOT, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "TMPDIR": str(locks), "OMP_NUM_THREADS": "1", "COLUMNS": "200"},
+    )  # fmt: skip
+
+
+def test_a_command_and_a_server_never_compute_at_once(
+    restarted: tuple[Server, dict[str, str]], locks: Path, tmp_path: Path
+) -> None:
+    server = restarted[0].ready()
+    job = server.submit(stage1_steps=LONG)["id"]
+    server.until_event(job, "views")
+    # The command waits for the server, and says so.
+    with start_command(locks, tmp_path / "work") as process:
+        assert process.stderr is not None
+        said = process.stderr.readline()
+        assert "Waiting for cpu: a server (process" in said, said
+        time.sleep(0.5)
+        assert not (tmp_path / "work").exists() and server.job(job)["state"] == "running"
+        server.client.post(f"/jobs/{job}/cancel")
+        record = tmp_path / "work" / "run.json"
+        server.until(record.exists)
+        # The server waits for the command, and says so.
+        job = server.submit(stage1_steps=1)["id"]
+        server.until_event(job, "waiting")
+        assert server.job(job)["progress"] is None
+        process.send_signal(signal.SIGINT)
+        said = process.communicate(timeout=60)[1]
+    assert process.returncode == 130 and "Traceback" not in said, said
+    assert json.loads(record.read_text())["status"] == "cancelled"
+    assert server.end(job)["state"] == "done"
+    assert "synchuman run (process" in server.log.read_text()
 
 
 def test_a_full_disk_is_said_and_left_clean(small_disk: Server) -> None:

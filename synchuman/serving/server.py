@@ -182,9 +182,11 @@ def serve(
     """
     import uvicorn
 
+    from synchuman.serving.heap import keep_heap_small
     from synchuman.serving.rest import create_app
     from synchuman.serving.service import Service
 
+    keep_heap_small()  # before there are threads, each of which would have an arena
     # Taken before anything slow, so that a port in use is said at once.
     listener = _listen(host, port)
     service = Service(options)

@@ -1,0 +1,28 @@
+"""The memory of a server that runs for weeks: what was freed goes back to the system."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+
+LOGGER = logging.getLogger(__name__)
+
+# Of mallopt(3).
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
+BLOCK = 256 * 1024  # bytes: pictures are larger, nearly everything else is smaller
+ARENAS = 2
+
+
+def keep_heap_small() -> None:
+    """Have glibc map large blocks apart and keep few arenas; does nothing with another C library.
+
+    Else each of the threads that decode photos keeps an arena of its own, as large as the largest photo it
+    ever held.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):  # no glibc
+        return
+    for option, value in ((M_ARENA_MAX, ARENAS), (M_MMAP_THRESHOLD, BLOCK), (M_TRIM_THRESHOLD, BLOCK)):
+        if not mallopt(option, value):
+            LOGGER.info("mallopt knows no option %d here", option)
