@@ -38,7 +38,7 @@ def device_files(devices: Iterable[torch.device], folder: Path | None = None) ->
 
 @contextmanager
 def turn(files: Iterable[Path], who: str, stop: threading.Event, waiting: Waiting) -> Iterator[None]:
-    """Hold devices for the length of a block; who waits longest is next.
+    """Hold devices for the length of a block; who had the last turn has not the next while somebody waits.
 
     Args:
         files: From `device_files`.
@@ -60,7 +60,7 @@ def _held(file: Path, who: str, stop: threading.Event, waiting: Waiting) -> Iter
     from filelock import FileLock
 
     # The kernel frees both with the process, so a killed run never leaves a device locked. Only one waits
-    # for the device itself, the others at the door: who has just had a turn comes after those who wait.
+    # for the device itself, the others at the door: who has just had a turn is behind that one.
     device, door, note = FileLock(file), FileLock(file.with_suffix(".door")), file.with_suffix(".holder")
     told = False
 
