@@ -17,8 +17,10 @@ from pathlib import Path
 
 import httpx
 import pytest
+import torch
 from service_server import QUICK, ROOT, Server, broken_weights, person, serving, tiny_weights
 
+from synchuman.device_turn import device_files, turn
 from synchuman.serving.engine import Engine, child_arguments
 from synchuman.serving.jobs import Job, JobRequest
 from synchuman.serving.options import Limits, ServiceOptions
@@ -244,22 +246,35 @@ def test_a_stopped_server_says_so_to_who_waits(small_disk: Server) -> None:
 
 
 def test_a_run_that_takes_too_long_is_ended(tmp_path: Path) -> None:
-    """With the engine alone: a real process, and a second as its limit."""
+    """With the engine alone: a real process, a second as its limit, and somebody before it for longer."""
     options = ServiceOptions(variant=str(tiny_weights()), limits=Limits(max_run_seconds=1.0))
     engine = Engine("cpu", options.limits.max_run_seconds, child_arguments(options, "cpu", tmp_path))
     folder = tmp_path / "job"
     folder.mkdir()
     (folder / "photo.png").write_bytes(person())
     told: list[str] = []
+    waits = threading.Event()
+
+    def hold() -> None:
+        with turn(device_files([torch.device("cpu")], tmp_path), "a test", threading.Event(), print):
+            assert waits.wait(60)
+            time.sleep(1.5)
+
+    def report(name: str, data: dict[str, object]) -> None:
+        told.append(name)
+        if name == "waiting":
+            waits.set()
+
     job = Job("a", JobRequest(settings=Settings(stage1_steps=LONG)), time.time())
     try:
         engine.start(threading.Event())
         assert engine.status == "ready" and engine.about["device"] == "cpu"
-        outcome = engine.run(job, folder, threading.Event(), lambda name, data: told.append(name))
+        threading.Thread(target=hold, daemon=True).start()
+        outcome = engine.run(job, folder, threading.Event(), report)
     finally:
         engine.close()
     assert outcome.failure is not None and outcome.failure.code == "timeout"
-    assert "progress" in told and engine.pid is None
+    assert told[0] == "waiting" and "progress" in told and engine.pid is None
 
 
 def test_a_server_whose_weights_are_not_there_takes_no_jobs(tmp_path: Path) -> None:
