@@ -17,12 +17,6 @@ PATIENCE = 120_000  # ms; two busy cores take their time
 DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 # WebGL without a graphics card.
 FLAGS = ["--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
-# Without a graphics card the model is drawn by the processor, which has other things to do, too.
-FEW_FRAMES = """
-const frame = window.requestAnimationFrame.bind(window);
-window.requestAnimationFrame = (call) => setTimeout(() => frame(call), 100);
-window.cancelAnimationFrame = clearTimeout;
-"""
 QUICK = {
     "stage1_steps": 2, "guidance": 1, "stage2_steps": 1, "stage2_guidance": 1, "faces": 2000, "texture_size": 256,
 }  # fmt: skip
@@ -44,7 +38,6 @@ class Visit:
     def __init__(self, browser: Any, address: str, **context: Any) -> None:
         """Open the page in a window of its own."""
         self.context = browser.new_context(**{"viewport": DESKTOP, **context})
-        self.context.add_init_script(FEW_FRAMES)
         self.address = address
         self.page = self.context.new_page()
         self.requests: list[str] = []

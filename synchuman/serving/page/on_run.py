@@ -64,8 +64,9 @@ class RunHandlers:
             data = photo_bytes(photo, touched)
             return self.runs.generate(session_of(request), who_is(request), data, settings, whom)
 
-        yield {**self._cleared(), self.parts.run_id: ""}
-        yield from self._stream(request, begin)
+        # Together with the first word on the run: of updates that follow at once, Gradio's browser side loses
+        # some.
+        yield from self._stream(request, begin, {**self._cleared(), self.parts.run_id: ""})
 
     def retexture(self, request: gr.Request, run_id: str, faces: float, texture: float) -> Iterator[Update]:
         """Decimate and texture the shown run anew; streams like `generate`."""
@@ -77,7 +78,7 @@ class RunHandlers:
             changed = controls.read([values[name] for name in controls.FIELDS])
             return self.runs.retexture(session_of(request), who, run_id, changed)
 
-        yield from self._stream(request, begin)
+        yield from self._stream(request, begin, {})
 
     def open(self, request: gr.Request, run_id: str | None, photo: str | None) -> Iterator[Update]:
         """Show a run again, or go on watching it; nothing without an id. The photo chosen now stays."""
@@ -88,9 +89,9 @@ class RunHandlers:
         def begin() -> Iterator[Told]:
             return self.runs.open(session_of(request), who_is(request), str(run_id))
 
-        # What is over comes in one piece: of updates that follow at once, Gradio's browser side loses some.
+        # What is over comes in one piece, as in `generate`.
         together: Update | None = self._cleared()
-        for update in self._stream(request, begin, begun=False):
+        for update in self._stream(request, begin):
             update.pop(self.parts.cutout, None)
             if photo is None and self.parts.generate in update:
                 update[self.parts.generate] = gr.update(interactive=False)
@@ -120,13 +121,14 @@ class RunHandlers:
         }
 
     def _stream(
-        self, request: gr.Request, begin: Callable[[], Iterator[Told]], begun: bool = True
+        self, request: gr.Request, begin: Callable[[], Iterator[Told]], first: Update | None = None
     ) -> Iterator[Update]:
-        """Show what a run tells; `begun` says whether it surely goes on, so that Cancel is there at once."""
+        """Show what a run tells; with `first`, when it surely goes on, so that Cancel is there at once."""
         parts, say = self.parts, texts.of_request(request)
         try:
-            if begun:
-                yield {**self._busy(say, True), parts.status: cards.progress(say, Progress("cut-out", 0, 1))}
+            if first is not None:
+                status = cards.progress(say, Progress("cut-out", 0, 1))
+                yield {**first, **self._busy(say, True), parts.status: status}
             for event in begin():
                 update = self._show(say, event)
                 if update:
