@@ -22,6 +22,7 @@ class StandIn:
         self.log = log
         self.place = {"placement": placement, "stage2_device": stage2_device}
         self.device = SimpleNamespace(type="cpu")
+        self.devices = (self.device,)
 
     def run(
         self, photo: bytes, settings: Any, folder: Path, stop: Any, person: int | None, stage1_only: bool

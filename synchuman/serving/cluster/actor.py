@@ -61,7 +61,7 @@ class PipelineActor:
             files: What is in its folder.
 
         Yields:
-            Messages as `engine_child` writes them, each with the files that are new; the last one is the end.
+            Messages as `Runner` tells them, each with the files that are new; the last one is the end.
         """
         folder = self._scratch / job
         stop = self._stops.setdefault(job, threading.Event())
@@ -90,4 +90,6 @@ class PipelineActor:
 
     def _device_files(self, pipeline: SyncHuman) -> list[Path]:
         """Return what stands for the card, shared with services beside the cluster; Ray shares CPUs."""
-        return device_files([pipeline.device], None if pipeline.device.type == "cuda" else self._scratch)
+        cards = [device for device in pipeline.devices if device.type == "cuda"]
+        others = [device for device in pipeline.devices if device.type != "cuda"]
+        return [*device_files(cards), *device_files(others, self._scratch)]
