@@ -31,6 +31,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     arguments = ("--page", "--logins-per-minute", "0", "--requests-per-minute", "0")
     with serving(tmp_path_factory.mktemp("agents") / "data", *arguments, env=env, works=False) as server:
         yield server
+        server.kill()  # a stop would wait for the lines that gradio_client keeps open
 
 
 def client(server: Server, name: str) -> gradio_client.Client:
