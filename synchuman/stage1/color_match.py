@@ -80,7 +80,7 @@ def _positions(colors: np.ndarray, heights: np.ndarray) -> np.ndarray:
 
 
 def _person(image: np.ndarray) -> np.ndarray:
-    return (image < PERSON).any(axis=-1)
+    return np.any(image < PERSON, axis=-1)
 
 
 def _inner(image: np.ndarray) -> np.ndarray:
