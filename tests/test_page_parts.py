@@ -22,9 +22,10 @@ from synchuman.photo.touchup import ERASE, KEEP, apply_strokes, canvas
 from synchuman.serving import page
 from synchuman.serving.auth import ANONYMOUS, LOCAL
 from synchuman.serving.engine import NO_STAGE2
+from synchuman.serving.exposure import Refused
 from synchuman.serving.feed import Message
 from synchuman.serving.jobs import Job, JobRequest, NotFound, State
-from synchuman.serving.launch import Refused, ServeOptions, check, free_port, service_options
+from synchuman.serving.launch import ServeOptions, check, free_port, service_options
 from synchuman.serving.page import capabilities, cards, controls, runs, texts
 from synchuman.serving.page.texts import GAP, Labels, Texts
 from synchuman.serving.sweep import sweep

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from synchuman.commands.outcome import BAD_INPUT, FAILED, STOPPED
+from synchuman.exit_codes import BAD_INPUT, FAILED, STOPPED
 
 # Exit code, what --json prints, and the lines for people.
 Answer = tuple[int, dict[str, Any], list[str]]

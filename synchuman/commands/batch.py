@@ -11,15 +11,8 @@ from typing import TYPE_CHECKING
 
 from synchuman.commands import knobs
 from synchuman.commands.device import own_turn
-from synchuman.commands.outcome import (
-    BAD_INPUT,
-    FAILED,
-    OK,
-    STOPPED,
-    explained,
-    say,
-    stop_on_signals,
-)
+from synchuman.commands.outcome import explained, say, stop_on_signals
+from synchuman.exit_codes import BAD_INPUT, FAILED, OK, STOPPED
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -6,7 +6,7 @@ import argparse
 
 from synchuman.commands import knobs
 from synchuman.commands.answers import show
-from synchuman.commands.outcome import FAILED, OK
+from synchuman.exit_codes import FAILED, OK
 
 HELP = "tell what runs on this machine"
 

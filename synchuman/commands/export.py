@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 from synchuman.commands import knobs
-from synchuman.commands.outcome import BAD_INPUT, OK, Problem, say
+from synchuman.commands.outcome import Problem, say
+from synchuman.exit_codes import BAD_INPUT, OK
 from synchuman.exports import FORMATS, export
 
 HELP = "other files of a finished run: OBJ, USDZ, STL, a film …"

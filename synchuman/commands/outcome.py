@@ -12,11 +12,10 @@ from dataclasses import asdict, dataclass
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from synchuman.exit_codes import BAD_INPUT, FAILED, STOPPED
+
 if TYPE_CHECKING:
     from rich.console import Console
-
-# A wrong call is argparse's own 2.
-OK, FAILED, WRONG_CALL, BAD_INPUT, STOPPED = 0, 1, 2, 3, 130
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from synchuman.commands import knobs
 from synchuman.commands.device import own_turn
-from synchuman.commands.outcome import OK, Problem, explained, say, stop_on_signals
+from synchuman.commands.outcome import Problem, explained, say, stop_on_signals
+from synchuman.exit_codes import OK
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -6,7 +6,7 @@ import argparse
 
 from synchuman.commands import knobs
 from synchuman.commands.answers import Answer, Bars, answer
-from synchuman.commands.outcome import FAILED, OK
+from synchuman.exit_codes import FAILED, OK
 
 HELP = "check a variant's networks on this machine"
 

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 from synchuman.commands import knobs
-from synchuman.commands.outcome import BAD_INPUT, OK
+from synchuman.exit_codes import BAD_INPUT, OK
 
 HELP = "open the page"
 PORT = 7860  # with --ray; else the first free one from here
@@ -30,7 +30,8 @@ def execute(options: argparse.Namespace) -> int:
     """Open the page and stay until it is interrupted."""
     if options.ray is not None:
         return _serve_cluster(options)
-    from synchuman.serving.launch import Refused, ServeOptions, check, serve
+    from synchuman.serving.exposure import Refused
+    from synchuman.serving.launch import ServeOptions, check, serve
 
     pairs = [tuple(pair.split(":", 1)) for pair in options.auth]
     if any(len(pair) != 2 or not all(pair) for pair in pairs):

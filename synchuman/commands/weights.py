@@ -7,7 +7,7 @@ from pathlib import Path
 
 from synchuman.commands import knobs
 from synchuman.commands.answers import Answer, Bars, answer
-from synchuman.commands.outcome import BAD_INPUT, FAILED, OK
+from synchuman.exit_codes import BAD_INPUT, FAILED, OK
 
 HELP = "download, check or find weights"
 

@@ -21,7 +21,7 @@ from synchuman.serving.jobs import (
 from synchuman.serving.store import KeyTaken
 
 if TYPE_CHECKING:
-    from synchuman.serving.service import Service
+    from synchuman.serving.core import ServiceCore
 
 CANNOT_START = "The worker cannot be started; the server's log says why."
 
@@ -29,7 +29,7 @@ CANNOT_START = "The worker cannot be started; the server's log says why."
 class Admission:
     """Takes jobs for a service. All methods may be called from any thread."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: ServiceCore) -> None:
         """Work for a service."""
         self.service = service
 

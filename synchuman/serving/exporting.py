@@ -12,14 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from synchuman import exports
-from synchuman.commands.export import BAD_INPUT
+from synchuman.exit_codes import BAD_INPUT
 from synchuman.runfolder import RunFolderError
 from synchuman.serving import folders
 from synchuman.serving.engine import PACKAGE_ROOT, SECRET_PREFIX
 from synchuman.serving.jobs import Conflict, DiskFull, Job, NotFound, NotReady, ServiceError, State
 
 if TYPE_CHECKING:
-    from synchuman.serving.service import Service
+    from synchuman.serving.core import ServiceCore
 
 LOGGER = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ class ExportFailed(ServiceError):
 class Exporter:
     """Makes one file at a time. All methods may be called from any thread."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: ServiceCore) -> None:
         """Work for a service."""
         self.service = service
         self._one = threading.Lock()

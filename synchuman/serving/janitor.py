@@ -14,7 +14,7 @@ from synchuman.serving.jobs import FINISHED, PHOTO, Failure, Kind, State
 from synchuman.serving.webhook import Caller
 
 if TYPE_CHECKING:
-    from synchuman.serving.service import Service
+    from synchuman.serving.core import ServiceCore
 
 LOGGER = logging.getLogger(__name__)
 
@@ -25,7 +25,7 @@ SETTLED = 600.0  # seconds after which a folder without a job, or a temporary fi
 class Janitor(threading.Thread):
     """One thread that tidies up; never in the way of jobs."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: ServiceCore) -> None:
         """Work for a service."""
         super().__init__(name="janitor", daemon=True)
         self.service = service

@@ -11,13 +11,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from synchuman.serving.exposure import LOCAL, Refused
+
 if TYPE_CHECKING:
     from synchuman.serving.options import ServiceOptions
 
 LOGGER = logging.getLogger(__name__)
 
-ASSETS = Path(__file__).resolve().parents[2] / "assets"
-LOCAL = ("127.0.0.1", "localhost", "::1")
 FIRST_PORT, PORTS = 7860, 100
 HOUR = 3600.0
 
@@ -53,10 +53,6 @@ class ServeOptions:
     stage2_device: str | None = None
     outputs: Path | None = None
     keep_hours: float = 24.0
-
-
-class Refused(ValueError):
-    """The options would open the machine in a way that nobody asked for; the message says what to do."""
 
 
 def check(options: ServeOptions) -> None:

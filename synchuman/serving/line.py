@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 from synchuman.serving.turns import Estimator
 
 if TYPE_CHECKING:
+    from synchuman.serving.core import ServiceCore
     from synchuman.serving.jobs import Job
-    from synchuman.serving.service import Service
 
 LEARN_FROM = 20  # earlier jobs to estimate times from
 MOMENT = 1.0  # seconds for which places are not looked up again
@@ -18,7 +18,7 @@ MOMENT = 1.0  # seconds for which places are not looked up again
 class Line:
     """The line before all workers of a service. All methods may be called from any thread."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: ServiceCore) -> None:
         """Learn from earlier jobs how long jobs take."""
         self.service = service
         self.estimator = Estimator(service.store.latest_done(LEARN_FROM))

@@ -13,7 +13,7 @@ from prometheus_client.process_collector import ProcessCollector
 from synchuman.serving.jobs import Job, State
 
 if TYPE_CHECKING:
-    from synchuman.serving.service import Service
+    from synchuman.serving.core import ServiceCore
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
 SECONDS = (1, 2, 5, 10, 20, 40, 60, 120, 300, 600, 1800)
@@ -23,7 +23,7 @@ LATENCY = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10)
 class Metrics:
     """Counters and gauges of one service."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: ServiceCore) -> None:
         """Count for a service."""
         self._service = service
         self.registry = CollectorRegistry()

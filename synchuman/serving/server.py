@@ -15,7 +15,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from synchuman.serving.launch import LOCAL, Refused
+from synchuman.serving.exposure import LOCAL, Refused
 
 if TYPE_CHECKING:
     from fastapi import FastAPI

@@ -17,7 +17,7 @@ from synchuman.serving.jobs import ServiceError
 from synchuman.serving.outbound import Outbound
 
 if TYPE_CHECKING:
-    from synchuman.serving.service import Service
+    from synchuman.serving.core import ServiceCore
 
 LOGGER = logging.getLogger(__name__)
 
@@ -45,7 +45,7 @@ def sign(secret: bytes, message: str, timestamp: int, body: str) -> str:
 class Caller:
     """Sends what the store says is due; what fails is tried again, also after a restart."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: ServiceCore) -> None:
         """Send for a service."""
         self._service = service
         self._outbound = Outbound(service.options.private_networks, SECONDS)

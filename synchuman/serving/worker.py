@@ -15,7 +15,7 @@ from synchuman.serving.engine import Engine, EngineBroken, EngineLost, Outcome
 from synchuman.serving.jobs import Failure, Job, State
 
 if TYPE_CHECKING:
-    from synchuman.serving.service import Service
+    from synchuman.serving.core import ServiceCore
     from synchuman.serving.turns import Estimator
 
 LOGGER = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ WRITES = 10  # tries to write how a job ended, a second apart
 class Worker(threading.Thread):
     """Runs jobs on one device, one at a time, until the service closes."""
 
-    def __init__(self, service: Service, engine: Engine) -> None:
+    def __init__(self, service: ServiceCore, engine: Engine) -> None:
         """Work for a service with an engine of its own."""
         super().__init__(name=f"worker {engine.device}", daemon=True)
         self.service = service

@@ -10,8 +10,8 @@ import gradio as gr
 
 from synchuman.photo import touchup
 from synchuman.presets import DEFAULT_PRESET, NAMES, Presets, presets_of
-from synchuman.serving.launch import ASSETS
 from synchuman.serving.page import browser, cards, controls
+from synchuman.serving.page.files import ASSETS
 from synchuman.serving.page.on_photo import EDITOR_SIDE
 from synchuman.serving.page.on_result import KINDS, LOOKS
 from synchuman.serving.page.parts import Parts

@@ -10,7 +10,7 @@ from typing import Any
 
 import gradio as gr
 
-from synchuman.serving.launch import ASSETS
+from synchuman.serving.page.files import ASSETS
 
 ENGLISH = "en"
 FOLDER = ASSETS / "languages"
