@@ -36,7 +36,7 @@ class Settings(BaseModel):
         description="Sampling steps of the fine surface. More is slower and finer.",
     )
     stage2_guidance: float = Field(
-        2.0,
+        1.0,
         ge=1.0,
         le=10.0,
         title="Stage 2 guidance",

@@ -29,5 +29,5 @@ MINI = Stage2Config(
     ),
     gaussian_decoder=None,
     latents_at="surface",
-    sampler=SlatSamplerConfig(steps=12, guidance=2.0),
+    sampler=SlatSamplerConfig(steps=12, guidance=1.0),
 )

@@ -243,7 +243,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, default=16, help="of Stage 1")
     parser.add_argument("--guidance", type=float, default=2.0, help="of Stage 1")
     parser.add_argument("--stage2-steps", type=int, default=12)
-    parser.add_argument("--stage2-guidance", type=float, default=2.0)
+    parser.add_argument("--stage2-guidance", type=float, default=1.0)
     parser.add_argument("--solver", default="euler", help="see Settings")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--body", type=Path, default=BODY_FILE, help="what people.export_body wrote")
