@@ -85,7 +85,9 @@ def test_a_batch_survives_a_lost_actor_and_goes_on_where_it_was(photos: Path, tm
     assert _batch(photos, outputs, log, "--placement=staged", "--stage2-device=cpu") == 0
     notes = ray_stand_in.notes(log)
     finished = Counter(note["photo"] for note in notes if note["what"] == "finished")
-    assert len(finished) == 5 and set(finished.values()) == {1} and len(killed) == 1
+    assert len(finished) == 5 and len(killed) == 1
+    # Killed between the last step and handing over its result, an actor has to be repeated as well.
+    assert {photo for photo, times in finished.items() if times > 1} <= set(killed)
     assert sum(note["what"] == "begun" for note in notes) == 6
     for photo in photos.iterdir():
         model = outputs / photo.stem / "SecondStage/output.glb"
