@@ -123,6 +123,7 @@ def test_every_photo_is_finished_exactly_once_though_an_actor_dies(service: Serv
     begun = Counter(note["photo"] for note in ray_stand_in.notes(log) if note["what"] == "begun")
     assert set(finished.values()) == {1} and len(finished) == len(photos)
     assert begun[lost] == 2 and sum(begun.values()) == len(photos) + 1
+    _until(lambda: all(worker.engine.status == "ready" for worker in service.workers))  # the new actor, too
     counted = {sample.name: sample.value for metric in service.metrics.collect() for sample in metric.samples}
     assert sum(worker.engine.starts for worker in service.workers) == ACTORS + 1
     assert counted["synchuman_worker_ready"] == 1  # the cluster's workers are told of as others are
