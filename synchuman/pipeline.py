@@ -208,9 +208,9 @@ class SyncHuman:
 
         views = files.rgba, files.colors, files.normals
         if self.stage2 is not None and log.stage2:
-            yield from steps.preview(files, settings, log, stop)
+            coarse = yield from steps.preview(files, settings, log, stop)
             residency = self.stage2.residency
-            fine = yield from steps.refine(self.stage2, files, settings, log, stop)
+            fine = yield from steps.refine(self.stage2, files, coarse, settings, log, stop)
             decoded = fine.coords, fine.feats, fine.resolution
             yield from steps.texture(
                 lambda checkpoint: call_guarded(lambda: fine_surface(*decoded, checkpoint), residency),

@@ -75,39 +75,41 @@ def sample_views(
 
 def preview(
     files: StageOneFiles, settings: Settings, log: RunLog, stop: Stop
-) -> Generator[Event, None, None]:
-    """Make a quick coarse mesh to look at while Stage 2 goes on."""
-    from synchuman.surface.build import build_coarse
+) -> Generator[Event, None, DenseMesh]:
+    """Make a quick coarse mesh to look at while Stage 2 goes on; returns its surface."""
+    from synchuman.surface.build import coarse_mesh, image_sources, texture_mesh
     from synchuman.surface.formats.glb import to_glb
 
     faces, size = min(settings.faces, PREVIEW_FACES), min(settings.texture_size, PREVIEW_TEXTURE)
 
-    def work(checkpoint: Checkpoint) -> bytes:
+    def work(checkpoint: Checkpoint) -> tuple[DenseMesh, bytes]:
         def part(stage: str, step: int, total: int) -> None:
             done = PREVIEW_PARTS[stage] * PART_STEPS + step * PART_STEPS // total
             checkpoint("preview", done, PART_STEPS * len(PREVIEW_PARTS))
 
-        mesh = build_coarse(files.logits, files.colors, files.normals, files.rgba, faces, size, part)
-        return to_glb(mesh, metadata={**log.about_model(), "stage2": False})
+        sources = image_sources(files.colors, files.normals, files.rgba)
+        dense = coarse_mesh(files.logits, sources, faces, part)
+        mesh = texture_mesh(dense, sources, faces, size, part)
+        return dense, to_glb(mesh, metadata={**log.about_model(), "stage2": False})
 
     with log.timed("preview"):
-        glb = yield from stream_progress(work, stop, log.progress)
+        dense, glb = yield from stream_progress(work, stop, log.progress)
     yield CoarseMeshReady(log.folder.write_coarse(glb))
+    return dense
 
 
 def refine(
-    stage2: Stage2, files: StageOneFiles, settings: Settings, log: RunLog, stop: Stop
+    stage2: Stage2, files: StageOneFiles, coarse: DenseMesh, settings: Settings, log: RunLog, stop: Stop
 ) -> Generator[Event, None, Stage2Result]:
-    """Sample and decode the fine surface's features at the voxels of the structure."""
+    """Sample and decode the fine surface's features on the shell of the coarse one, or of the structure."""
     from synchuman.stage2.stage2 import Stage2Result
-    from synchuman.surface.build import image_sources, latent_voxels
+    from synchuman.surface.build import latent_voxels
 
     total = settings.stage2_steps
     with log.timed("stage 2"):
         check(stop)
         yield log.progress("stage 2", 0, total)
-        sources = image_sources(files.colors, files.normals, files.rgba)
-        occupied = latent_voxels(files.logits, sources, stage2.config.latents_at, lambda *_: check(stop))
+        occupied = latent_voxels(files.logits, coarse, stage2.config.latents_at)
         guidance, seed, solver = settings.stage2_guidance, settings.seed, settings.solver
         for step in stage2.sample(
             files.colors, files.normals, files.rgba, occupied, total, guidance, seed, solver

@@ -14,7 +14,7 @@ from synchuman.surface.build import latent_voxels
 from synchuman.surface.cleaning import drop_floaters, drop_small_parts, fill_inside
 from synchuman.surface.coarse import coarse_surface
 from synchuman.surface.decimate import decimate
-from synchuman.surface.mesh import is_watertight
+from synchuman.surface.mesh import DenseMesh, is_watertight
 from synchuman.surface.sources import photo_source, view_sources
 
 VOXEL = 1 / 64
@@ -116,8 +116,9 @@ def test_latents_live_on_a_closed_shell_whatever_gaps_the_structure_has():
     whole = surface_person.make().logits
     shell = whole > 0
     torn = np.where(np.random.default_rng(0).random(whole.shape) < 0.1, -5, whole).astype(np.float32)
-    assert np.array_equal(latent_voxels(torn, [], "structure", quiet), drop_small_parts(torn > 0))
-    closed = latent_voxels(torn, [], "surface", quiet)
+    coarse = DenseMesh(*coarse_surface(torn, [], quiet))
+    assert np.array_equal(latent_voxels(torn, coarse, "structure"), drop_small_parts(torn > 0))
+    closed = latent_voxels(torn, coarse, "surface")
     lost = shell & ~(torn > 0)
     assert (closed & lost).sum() > 0.6 * lost.sum()
     away = ndimage.distance_transform_edt(~shell)

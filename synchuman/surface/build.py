@@ -98,25 +98,21 @@ def coarse_mesh(logits: np.ndarray, sources: list[Source], faces: int, checkpoin
     return DenseMesh(*coarse_surface(logits, sources, checkpoint, scale))
 
 
-def latent_voxels(logits: np.ndarray, sources: list[Source], at: str, checkpoint: Checkpoint) -> np.ndarray:
+def latent_voxels(logits: np.ndarray, coarse: DenseMesh, at: str) -> np.ndarray:
     """Choose the voxels at which Stage 2's latents live.
 
     Args:
         logits: See `build_coarse`.
-        sources: See `image_sources`.
+        coarse: What `coarse_mesh` gave.
         at: See `Stage2Config.latents_at`.
-        checkpoint: See `build_coarse`.
 
     Returns:
         [64, 64, 64] bool.
-
-    Raises:
-        ValueError: The structure is empty or malformed.
     """
     if at == "structure":
         return drop_small_parts(logits > 0)
-    vertices, faces = coarse_surface(logits, sources, checkpoint)
-    return surface_voxels(torch.from_numpy(vertices), torch.from_numpy(faces), len(logits)).numpy()
+    vertices, faces = torch.from_numpy(coarse.vertices), torch.from_numpy(coarse.faces)
+    return surface_voxels(vertices, faces, len(logits)).numpy()
 
 
 def texture_mesh(

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 from scipy.ndimage import gaussian_filter
 from skimage.measure import marching_cubes
+
+from synchuman.training.people.views import middle
 
 GRID = 128
 # Depth over height of a standing clothed adult with feet; the hull of one silhouette has none of its own.
@@ -56,7 +59,7 @@ def fit_to_front(vertices: np.ndarray, faces: np.ndarray, mask: np.ndarray) -> n
     scale[1] = scale[2]
     centred = (vertices - (vertices.min(axis=0) + vertices.max(axis=0)) / 2) * scale
     fitted = centred + (low + high) / 2
-    corners = fitted[faces]
-    area = np.linalg.norm(np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), axis=1)
-    fitted[:, 1] -= np.average(corners[..., 1].mean(axis=1), weights=area)
+    points = torch.from_numpy(fitted)
+    depth = points[:, 1]
+    depth -= middle(points, torch.from_numpy(faces), depth.amin(), depth.amax(), points.new_tensor(1.0))
     return fitted

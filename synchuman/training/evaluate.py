@@ -20,7 +20,7 @@ from synchuman.settings import Settings
 from synchuman.stage1.stage1 import Stage1, Stage1Result
 from synchuman.stage2.stage2 import Stage2, Stage2Result
 from synchuman.steps import carve_views
-from synchuman.surface.build import build_coarse, build_fine, image_sources, latent_voxels
+from synchuman.surface.build import build_fine, coarse_mesh, image_sources, latent_voxels, texture_mesh
 from synchuman.surface.mesh import TexturedMesh
 from synchuman.surface.preview import render
 from synchuman.surface.voxelize import surface_voxels
@@ -159,14 +159,14 @@ def measure_variant(
     logits = first.structure_logits
     if logits is None:
         logits = carve_views(subject.photo, *views)
-    coarse = build_coarse(logits, *views, subject.photo, *size, checkpoint=_quiet)
-    rows = {"variant": measure_textured(subject, coarse)}
+    sources = image_sources(*views, subject.photo)
+    coarse = coarse_mesh(logits, sources, settings.faces, _quiet)
+    rows = {"variant": measure_textured(subject, texture_mesh(coarse, sources, *size, _quiet))}
     if stage2 is not None:
-        sources = image_sources(*views, subject.photo)
         fine = next(
             event
             for event in stage2.sample(
-                *views, subject.photo, latent_voxels(logits, sources, stage2.config.latents_at, _quiet),
+                *views, subject.photo, latent_voxels(logits, coarse, stage2.config.latents_at),
                 settings.stage2_steps, settings.stage2_guidance, settings.seed, settings.solver,
             )
             if isinstance(event, Stage2Result)
