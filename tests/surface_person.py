@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from skimage.measure import marching_cubes
 
-from synchuman.surface.build import build_coarse
+from synchuman.surface.build import coarse_mesh, image_sources, texture_mesh
 from synchuman.surface.dual_marching_cubes import CORNERS
 from synchuman.surface.mesh import TexturedMesh, vertex_normals
 from synchuman.surface.raster import rasterize
@@ -166,10 +166,18 @@ def decoded(resolution: int = 128, gain: float = 1.0) -> tuple[torch.Tensor, tor
     return torch.from_numpy(np.pad(voxels, ((0, 0), (1, 0)))), torch.from_numpy(feats)
 
 
+def textured(
+    logits: np.ndarray, images: tuple[np.ndarray, np.ndarray, np.ndarray], faces: int, size: int, checkpoint
+) -> TexturedMesh:
+    """Build the coarse surface of a structure, textured from (colors, normals, photo)."""
+    sources = image_sources(*images)
+    dense = coarse_mesh(logits, sources, faces, checkpoint)
+    return texture_mesh(dense, sources, faces, size, checkpoint)
+
+
 @lru_cache(maxsize=1)
 def built() -> TexturedMesh:
     """The person's coarse surface, 12,000 faces and a texture of 1024 texels, built once for all tests."""
     person = make()
-    return build_coarse(
-        person.logits, person.colors, person.normals, person.photo, 12_000, 1024, lambda *progress: None
-    )
+    images = person.colors, person.normals, person.photo
+    return textured(person.logits, images, 12_000, 1024, lambda *progress: None)

@@ -9,7 +9,6 @@ from surface_person import PATCH, SHOE, SKIN, TROUSERS
 
 from synchuman.events import Cancelled
 from synchuman.surface.atlas import unwrap
-from synchuman.surface.build import build_coarse
 from synchuman.surface.mesh import TexturedMesh, is_watertight
 from synchuman.surface.preview import render, sample_texture
 from synchuman.surface.raster import rasterize
@@ -30,7 +29,9 @@ def build(person: surface_person.Person, checkpoint=quiet, **changes) -> Texture
         "normals": person.normals,
         "photo": person.photo,
     }
-    return build_coarse(**{**inputs, **changes}, faces=FACES, texture_size=SIZE, checkpoint=checkpoint)
+    given = {**inputs, **changes}
+    images = given["colors"], given["normals"], given["photo"]
+    return surface_person.textured(given["logits"], images, FACES, SIZE, checkpoint)
 
 
 @pytest.fixture(scope="module")

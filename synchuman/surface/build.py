@@ -37,34 +37,6 @@ def image_sources(colors: np.ndarray, normals: np.ndarray, photo: np.ndarray) ->
     return [photo_source(photo), *view_sources(colors, normals)]
 
 
-def build_coarse(
-    logits: np.ndarray,
-    colors: np.ndarray,
-    normals: np.ndarray,
-    photo: np.ndarray,
-    faces: int,
-    texture_size: int,
-    checkpoint: Checkpoint,
-) -> TexturedMesh:
-    """Build a textured mesh from the result of Stage 1.
-
-    Args:
-        logits: [64, 64, 64] float32 structure logits, indexed (x, y, z), > 0 where the surface is.
-        colors: See `image_sources`.
-        normals: See `image_sources`.
-        photo: See `image_sources`.
-        faces: Triangles wanted.
-        texture_size: Side of the texture in texels.
-        checkpoint: Called often as (stage, step, total); what it raises stops the work.
-
-    Raises:
-        ValueError: An input has a wrong shape or is empty; the message says what to do.
-    """
-    sources = image_sources(colors, normals, photo)
-    dense = coarse_mesh(logits, sources, faces, checkpoint)
-    return texture_mesh(dense, sources, faces, texture_size, checkpoint)
-
-
 def build_fine(
     features: torch.Tensor,
     coords: torch.Tensor,
@@ -93,7 +65,17 @@ def build_fine(
 
 
 def coarse_mesh(logits: np.ndarray, sources: list[Source], faces: int, checkpoint: Checkpoint) -> DenseMesh:
-    """Extract Stage 1's surface, fine enough for that many faces; arguments as `build_coarse`."""
+    """Extract Stage 1's surface, fine enough for that many faces.
+
+    Args:
+        logits: [64, 64, 64] float32 structure logits, indexed (x, y, z), > 0 where the surface is.
+        sources: See `image_sources`.
+        faces: Triangles wanted.
+        checkpoint: Called often as (stage, step, total); what it raises stops the work.
+
+    Raises:
+        ValueError: The structure is malformed or empty; the message says what to do.
+    """
     scale = 2 if faces <= _FINE_FACES else 3
     return DenseMesh(*coarse_surface(logits, sources, checkpoint, scale))
 
@@ -102,7 +84,7 @@ def latent_voxels(logits: np.ndarray, coarse: DenseMesh, at: str) -> np.ndarray:
     """Choose the voxels at which Stage 2's latents live.
 
     Args:
-        logits: See `build_coarse`.
+        logits: See `coarse_mesh`.
         coarse: What `coarse_mesh` gave.
         at: See `Stage2Config.latents_at`.
 
