@@ -286,3 +286,10 @@ def test_the_first_free_port_is_found() -> None:
         taken.bind(("127.0.0.1", 0))
         port = free_port("127.0.0.1")
         assert port >= 7860
+
+
+def test_nothing_on_the_page_moves_without_end():
+    from synchuman.serving.page.layout import CSS
+
+    # Without a graphics card a browser on the same machine takes a core for it: runs were twice as long.
+    assert "infinite" not in CSS.read_text()
