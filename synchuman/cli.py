@@ -24,17 +24,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     subparsers = parser.add_subparsers(dest="command", required=True)
     for name in COMMANDS:
         command = importlib.import_module(f"synchuman.commands.{name}")
-        passes_on = getattr(command, "PASSES_ON", False)
-        sub = subparsers.add_parser(
-            name, help=command.HELP, description=command.__doc__, add_help=not passes_on
-        )
+        sub = subparsers.add_parser(name, help=command.HELP, description=command.__doc__)
         command.add_arguments(sub)
-        sub.set_defaults(execute=command.execute, passes_on=passes_on)
-    options, rest = parser.parse_known_args(arguments)
-    if rest and not options.passes_on:
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+        sub.set_defaults(execute=command.execute)
+    options = parser.parse_args(arguments)
     logging.basicConfig(
         level=logging.INFO if options.verbose else logging.WARNING, format="%(name)s: %(message)s"
     )
-    options.rest = rest
     return options.execute(options)

@@ -1,4 +1,4 @@
-"""What `weights`, `doctor` and `selfcheck` share: bars while they work, and an answer as text or JSON."""
+"""What `weights`, `doctor`, `selfcheck` and `evaluate` share: bars while they work, and an answer as text or JSON."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def answer(options: argparse.Namespace, work: Callable[[argparse.Namespace], Ans
     try:
         code, data, lines = work(options)
     except (Cancelled, KeyboardInterrupt):
-        sys.stderr.write("Stopped. What has come is kept.\n")
+        sys.stderr.write("Stopped. What was downloaded is kept.\n")
         return STOPPED
     except (OSError, ValueError, MemoryError) as error:
         # A missing or damaged file, a wrong name, no network, no memory: the message says what to do.

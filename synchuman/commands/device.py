@@ -5,8 +5,10 @@ from __future__ import annotations
 import argparse
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING
+
+from synchuman.commands.outcome import stop_on_signals
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -38,4 +40,23 @@ def own_turn(
         console.print(f"Waiting for {names}: {holder} computes there.", style="yellow", highlight=False)
 
     with turn(device_files(devices), f"synchuman {options.command}", stop, say):
+        yield
+
+
+@contextmanager
+def waited_turn(options: argparse.Namespace) -> Iterator[None]:
+    """Have the one device of the options to ourselves; signals end the waiting, and interrupt the block.
+
+    Args:
+        options: Of a command that has `--device` alone.
+
+    Raises:
+        Cancelled: A signal came while it waited.
+        ValueError: There is no such device.
+    """
+    from rich.console import Console
+
+    with ExitStack() as stack:
+        with stop_on_signals() as stop:
+            stack.enter_context(own_turn(options, Console(stderr=True), stop, options.device))
         yield

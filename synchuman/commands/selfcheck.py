@@ -6,6 +6,7 @@ import argparse
 
 from synchuman.commands import knobs
 from synchuman.commands.answers import Answer, Bars, answer
+from synchuman.commands.device import waited_turn
 from synchuman.exit_codes import FAILED, OK
 
 HELP = "check a variant's networks on this machine"
@@ -26,7 +27,7 @@ def execute(options: argparse.Namespace) -> int:
     def check(options: argparse.Namespace) -> Answer:
         from synchuman.selfcheck import check_variant
 
-        with Bars(options.json) as bars:
+        with waited_turn(options), Bars(options.json) as bars:
             report = check_variant(
                 options.variant, options.device, options.dtype, not options.networks_only, bars.event
             )

@@ -34,8 +34,11 @@ class Janitor(threading.Thread):
 
     def run(self) -> None:
         """Work."""
-        while not self.service.closing.is_set():
+        while True:
             self._hurry.clear()
+            # Asked after that: whoever closes the service sets this first, then calls for a hurry.
+            if self.service.closing.is_set():
+                return
             try:
                 pause = self._caller.send_due()
                 self.tidy()

@@ -9,6 +9,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -28,7 +29,9 @@ LOGGER = logging.getLogger(__name__)
 DEFAULT_PORT = 8000
 KEYS_VARIABLE = "SYNCHUMAN_API_KEYS"
 AUTH_VARIABLE = "SYNCHUMAN_AUTH"
-SHUTDOWN_SECONDS = 25
+STEP_SECONDS = 25  # that a stopping server gives the step of a run; then the job is interrupted all the same
+REQUEST_SECONDS = 4  # that it gives uploads and downloads when nothing runs
+LAST_WORDS = 0.5  # seconds for the last event of a run to reach those who follow it
 BAD_CALL = 3
 MIN_KEY = 16
 
@@ -182,6 +185,7 @@ def serve(
     """
     import uvicorn
 
+    from synchuman.serving.hangup import HangUp
     from synchuman.serving.heap import keep_heap_small
     from synchuman.serving.rest import create_app
     from synchuman.serving.service import Service
@@ -190,14 +194,22 @@ def serve(
     # Taken before anything slow, so that a port in use is said at once.
     listener = _listen(host, port)
     service = Service(options)
-    app = create_app(service, None if mount is None else mount(service))
+    app = HangUp(create_app(service, None if mount is None else mount(service)))
+
+    def shut_down() -> None:
+        service.begin_shutdown()
+        service.wait_for_runs(STEP_SECONDS)
+        time.sleep(LAST_WORDS)
+        app.hang_up()
 
     class Server(uvicorn.Server):
         """Tells the service first: else uvicorn would wait for answers that wait for runs."""
 
         def handle_exit(self, sig: int, frame: FrameType | None) -> None:
             # Not here: a signal may come while this very thread holds a lock of the service.
-            threading.Thread(target=service.begin_shutdown, name="shutdown").start()
+            threading.Thread(target=shut_down, name="shutdown", daemon=True).start()
+            if service.busy:
+                self.config.timeout_graceful_shutdown = STEP_SECONDS
             super().handle_exit(sig, frame)
 
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -213,7 +225,7 @@ def serve(
         server_header=False,
         proxy_headers=bool(options.proxies),
         forwarded_allow_ips=list(options.proxies) or None,
-        timeout_graceful_shutdown=SHUTDOWN_SECONDS,
+        timeout_graceful_shutdown=REQUEST_SECONDS,
         timeout_keep_alive=15,
         h11_max_incomplete_event_size=64 * 1024,
     )

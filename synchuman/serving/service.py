@@ -32,6 +32,7 @@ from synchuman.serving.worker import Worker
 
 LOGGER = logging.getLogger(__name__)
 
+POLL = 0.05  # seconds between two looks at the workers
 MAX_LOST = 3  # machines that one job may lose
 
 
@@ -84,6 +85,17 @@ class Service:
                 active.feed.close()
         with self.news:
             self.news.notify_all()
+
+    @property
+    def busy(self) -> bool:
+        """Whether a job runs; takes no lock, so that a signal's handler may ask."""
+        return any(worker.job is not None for worker in self.workers)
+
+    def wait_for_runs(self, patience: float) -> None:
+        """Wait until no job runs any more, at most `patience` seconds."""
+        ends = time.monotonic() + patience
+        while self.busy and time.monotonic() < ends:
+            time.sleep(POLL)
 
     def close(self, patience: float = 20.0) -> None:
         """Stop working, and close the store."""

@@ -1,21 +1,17 @@
-"""Measure a variant on people that training never saw: its coarse and its fine surface, and two baselines.
-
-python -m synchuman evaluate --variant assets/mini --count 32 --out evaluation.json
-"""
+"""Measure a variant on people that training never saw: its coarse and its fine surface, and two baselines."""
 
 from __future__ import annotations
 
-import argparse
-import json
 import logging
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from synchuman.events import Progress
 from synchuman.settings import Settings
 from synchuman.stage1.stage1 import Stage1, Stage1Result
 from synchuman.stage2.stage2 import Stage2, Stage2Result
@@ -202,10 +198,11 @@ def evaluate(
     settings: Settings,
     body_file: Path = BODY_FILE,
     device: torch.device | str = "cpu",
+    report: Callable[[Progress], None] = lambda event: None,
 ) -> dict[str, dict[str, float]]:
     """Return mean figures of the rows of `measure_variant`, `hull` and `mean_body`.
 
-    The Chamfer distance comes also as median and worst.
+    The Chamfer distance comes also as median and worst. `report` hears of every person, as stage "people".
 
     Raises:
         FileNotFoundError: The variant or the body is not there; the message names the cure.
@@ -215,6 +212,7 @@ def evaluate(
     body_vertices, body_faces = mean_body(body_file)
     rows: dict[str, list[dict[str, float]]] = defaultdict(list)
     for number in range(count):
+        report(Progress("people", number, count))
         subject = make_subject(FIRST_EVALUATION_SEED + number, stage1.config.image_size, body_file)
         rng = np.random.default_rng(number)
         for row, figures in measure_variant(stage1, stage2, subject, settings).items():
@@ -223,6 +221,7 @@ def evaluate(
         fitted = fit_to_front(body_vertices, body_faces, subject.mask)
         rows["mean_body"].append(measure_mesh(subject, fitted, body_faces, rng))
         LOGGER.info("%d of %d: %s", number + 1, count, {k: r[-1]["chamfer_cm"] for k, r in rows.items()})
+    report(Progress("people", count, count))
     summary = {}
     for method, measured in rows.items():
         summary[method] = {key: float(np.mean([row[key] for row in measured])) for key in measured[0]}
@@ -230,46 +229,3 @@ def evaluate(
         summary[method]["chamfer_cm_median"] = float(np.median(chamfer))
         summary[method]["chamfer_cm_worst"] = float(np.max(chamfer))
     return summary
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Parse the command line, evaluate, write and show the figures."""
-    from rich.console import Console
-    from rich.table import Table
-
-    parser = argparse.ArgumentParser(prog="synchuman evaluate", description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--variant", type=Path, default=Path("assets/mini"))
-    parser.add_argument("--count", type=int, default=32)
-    parser.add_argument("--steps", type=int, default=16, help="of Stage 1")
-    parser.add_argument("--guidance", type=float, default=2.0, help="of Stage 1")
-    parser.add_argument("--stage2-steps", type=int, default=12)
-    parser.add_argument("--stage2-guidance", type=float, default=1.0)
-    parser.add_argument("--solver", default="euler", help="see Settings")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--body", type=Path, default=BODY_FILE, help="what people.export_body wrote")
-    parser.add_argument("--out", type=Path, help="JSON file for the figures")
-    options = parser.parse_args(arguments)
-    logging.basicConfig(format="%(message)s")
-    LOGGER.setLevel(logging.INFO)
-    settings = Settings(
-        stage1_steps=options.steps,
-        guidance=options.guidance,
-        stage2_steps=options.stage2_steps,
-        stage2_guidance=options.stage2_guidance,
-        solver=options.solver,
-        texture_size=512,
-    )
-    summary = evaluate(options.variant, options.count, settings, options.body, options.device)
-    if "variant_coarse" not in summary:
-        LOGGER.warning("%s has no Stage 2: `variant` is the coarse surface.", options.variant)
-    table = Table("figure", *summary, title=f"{options.count} held-out people, bodies scaled to 1.7 m")
-    for key in summary["variant"]:
-        table.add_row(key, *(f"{row[key]:.3f}" if key in row else "" for row in summary.values()))
-    Console().print(table)
-    if options.out:
-        options.out.write_text(json.dumps(summary, indent=1))
-    return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())
