@@ -1,4 +1,4 @@
-"""What `weights`, `doctor`, `selfcheck` and `evaluate` share: bars while they work, and an answer as text or JSON."""
+"""What commands that answer in text or JSON share: bars while they work, and how they end."""
 
 from __future__ import annotations
 
