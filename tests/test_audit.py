@@ -60,6 +60,8 @@ def database() -> Iterator[tuple[str, dict[str, dict]]]:
 
 def test_an_advisory_is_an_error_that_names_the_cure(database: tuple[str, dict[str, dict]]) -> None:
     url, known = database
+    clean = audit(OSV_URL=url)
+    assert clean.returncode == CLEAN and "packages audited" in clean.stdout, clean.stderr
     known["pytest"] = ADVISORY
     found = audit(OSV_URL=url)
     assert found.returncode == FOUND and "packages audited" in found.stdout, found.stderr
@@ -70,6 +72,15 @@ def test_an_advisory_is_an_error_that_names_the_cure(database: tuple[str, dict[s
 def test_no_database_is_no_pass() -> None:
     unknown = audit(OSV_URL=NOWHERE)
     assert unknown.returncode == UNKNOWN and "NOT audited" in unknown.stderr
+
+
+def test_ci_takes_no_unknown_for_a_pass() -> None:
+    import yaml
+
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "tests.yml").read_text())
+    steps = [step for job in workflow["jobs"].values() for step in job["steps"]]
+    [suite] = [step for step in steps if "tests/run.sh" in step.get("run", "")]
+    assert suite["env"]["AUDIT"] == "strict"
 
 
 def test_no_installed_package_has_an_advisory() -> None:

@@ -119,13 +119,20 @@ def test_same_seed_same_model_other_seed_other_views(
     pipeline: SyncHuman, person_png: bytes, finished: tuple[Path, list[Event]], tmp_path: Path
 ) -> None:
     folder, _ = finished
-    list(pipeline.run(person_png, QUICK, tmp_path / "again"))
-    list(pipeline.run(person_png, QUICK.model_copy(update={"seed": 8}), tmp_path / "other"))
+    only_views(pipeline, person_png, QUICK, tmp_path / "again")
+    only_views(pipeline, person_png, QUICK.model_copy(update={"seed": 8}), tmp_path / "other")
     first, again, other = (
         RunFolder(path).read_stage_one() for path in (folder, tmp_path / "again", tmp_path / "other")
     )
     assert np.array_equal(first.colors, again.colors) and np.array_equal(first.logits, again.logits)
     assert not np.array_equal(first.colors, other.colors)
+
+
+def only_views(pipeline: SyncHuman, photo: bytes, settings: Settings, folder: Path) -> None:
+    """Run a photo until its final views are there."""
+    events = pipeline.run(photo, settings, folder)
+    assert any(isinstance(event, ViewsReady) and event.final for event in events)
+    events.close()  # type: ignore[attr-defined]
 
 
 def test_resume_goes_on_from_the_views(
@@ -144,6 +151,12 @@ def test_resume_goes_on_from_the_views(
 
 def pipeline_copy(folder: Path, to: Path) -> Path:
     return Path(shutil.copytree(folder, to / "copy"))
+
+
+def first_stage_of(folder: Path, to: Path) -> Path:
+    """A folder in which Stage 1 alone is done."""
+    shutil.copytree(folder / "OneStage", to / "views" / "OneStage")
+    return to / "views"
 
 
 def equal(one: DenseMesh, other: DenseMesh) -> bool:
@@ -237,32 +250,43 @@ def test_a_published_folder_goes_on(
     (folder / "OneStage" / "latent.npz").unlink()
     with pytest.raises(RunFolderError, match=r"latent\.npz.*--carve"):
         list(pipeline.resume(QUICK, folder))
-    done = list(pipeline.resume(QUICK, folder, carve=True))[-1]
-    assert isinstance(done, Done) and done.stage2 and "carved" in done.warnings[0]
+    done = list(pipeline.resume(QUICK, folder, stage1_only=True, carve=True))[-1]
+    assert isinstance(done, Done) and not done.stage2 and "carved" in done.warnings[0]
     opaque = np.full((8, 8, 4), 255, np.uint8)
     (folder / "OneStage" / "input.png").write_bytes(encode(opaque))
     with pytest.raises(RunFolderError, match="transparent"):
         list(pipeline.resume(QUICK, folder, carve=True))
 
 
-@pytest.mark.parametrize(
-    ("stage", "step"),
-    [("stage 1", 0), ("stage 1", 1), ("preview", 12), ("stage 2", 1), ("surface", 2), ("texture", 1)],
-)
+STOPS = [("stage 1", 0), ("stage 1", 1), ("preview", 12), ("stage 2", 1), ("surface", 2), ("texture", 1)]
+
+
+@pytest.mark.parametrize(("stage", "step"), STOPS)
 def test_stop_takes_effect_at_the_next_step(
-    pipeline: SyncHuman, person_png: bytes, tmp_path: Path, stage: str, step: int
+    pipeline: SyncHuman,
+    finished: tuple[Path, list[Event]],
+    person_png: bytes,
+    tmp_path: Path,
+    stage: str,
+    step: int,
 ) -> None:
     stop = threading.Event()
     later = 0
+    if stage == "stage 1":
+        folder = tmp_path
+        events = pipeline.run(person_png, QUICK, folder, stop)
+    else:  # what comes before is there already, the texture's share of Stage 2, too
+        folder = first_stage_of(finished[0], tmp_path)
+        events = pipeline.resume(QUICK, folder, stop, stage1_only=stage == "texture")
     with pytest.raises(Cancelled):
-        for event in pipeline.run(person_png, QUICK, tmp_path, stop):
+        for event in events:
             later += stop.is_set() and isinstance(event, Progress)
             if isinstance(event, Progress) and (event.stage, event.step) == (stage, step):
                 stop.set()
     # Surfaces and textures are made ahead of their reader by what was reported before the flag was set.
     assert later <= (0 if stage in ("stage 1", "stage 2") else 3)
-    assert status(tmp_path) == "cancelled"
-    assert not (tmp_path / "SecondStage" / "output.glb").exists()
+    assert status(folder) == "cancelled"
+    assert not (folder / "SecondStage" / "output.glb").exists()
 
 
 def test_after_a_stopped_run_the_next_one_works(
@@ -272,17 +296,20 @@ def test_after_a_stopped_run_the_next_one_works(
     stop.set()
     with pytest.raises(Cancelled):
         list(pipeline.run(person_png, QUICK, tmp_path, stop))
-    events = list(pipeline.run(person_png, QUICK, tmp_path))
+    events = list(pipeline.run(person_png, QUICK, tmp_path, stage1_only=True))
     assert isinstance(events[-1], Done) and status(tmp_path) == "done"
 
 
-def test_a_reader_that_goes_away_ends_the_run(pipeline: SyncHuman, person_png: bytes, tmp_path: Path) -> None:
-    events = pipeline.run(person_png, QUICK, tmp_path)
+def test_a_reader_that_goes_away_ends_the_run(
+    pipeline: SyncHuman, finished: tuple[Path, list[Event]], tmp_path: Path
+) -> None:
+    folder = first_stage_of(finished[0], tmp_path)
+    events = pipeline.resume(QUICK, folder, stage1_only=True)
     for event in events:
         if isinstance(event, Progress) and event.stage == "surface":
             break
     events.close()  # type: ignore[attr-defined]
-    assert status(tmp_path) == "cancelled"
+    assert status(folder) == "cancelled"
     assert not [thread for thread in threading.enumerate() if thread.name == "surface"]
 
 

@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterator
 
 import pytest
+from all_routes import all_routes, filled
 from page_visit import FLAGS
 from service_server import Server, person, serving
 
@@ -23,19 +24,22 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield server
 
 
-GRADIO = [
-    ("GET", "/"), ("GET", "/config"), ("GET", "/theme.css"), ("GET", "/manifest.json"), ("GET", "/gradio_api/info"),
-    ("GET", "/gradio_api/startup-events"), ("GET", "/gradio_api/heartbeat/x"), ("POST", "/gradio_api/cancel"),
-    ("POST", "/gradio_api/reset"), ("POST", "/gradio_api/queue/join"), ("GET", "/gradio_api/queue/data"),
-    ("POST", "/gradio_api/upload"), ("GET", "/gradio_api/file=/etc/passwd"), ("POST", "/gradio_api/call/generate"),
-    ("POST", "/gradio_api/component_server"), ("GET", "/monitoring/summary"), ("GET", "/gradio_api/openapi.json"),
-]  # fmt: skip
-
-
-@pytest.mark.parametrize(("method", "path"), GRADIO)
-def test_the_pages_own_routes_are_behind_the_login(server: Server, method: str, path: str) -> None:
-    answer = server.client.request(method, path)
-    assert answer.status_code == 401, (path, answer.text[:200])
+def test_every_route_of_the_page_is_behind_the_login(server: Server) -> None:
+    routes = all_routes(page=True)
+    paths = {path for _, path in routes}
+    # That the walk goes into what is mounted and included.
+    assert {"/jobs/{job_id}", "/config", "/theme.css", "/gradio_api/upload", "/gradio_api/mcp/sse"} <= paths
+    assert {"/gradio_api/heartbeat/{session_hash}", "/gradio_api/queue/join", "/monitoring/summary"} <= paths
+    told = {}
+    for method, pattern in [*routes, ("GET", "/gradio_api/file=/etc/passwd"), ("GET", "/nothing")]:
+        told[method, pattern] = server.client.request(method, filled(pattern)).status_code
+    open_to_all = {route for route, status in told.items() if status != 401}
+    assert open_to_all == {("GET", "/health"), ("GET", "/login")}, open_to_all
+    assert {told[route] for route in open_to_all} == {200}
+    # With a browser's Accept there is a way to the login, and nothing else.
+    for path in ("/", "/config", "/gradio_api/info", "/nothing"):
+        sent = server.client.get(path, headers={"Accept": "text/html"})
+        assert sent.status_code == 303 and sent.headers["location"].startswith("/login?next=")
 
 
 def test_a_person_logs_in_and_starts_a_run(server: Server) -> None:
