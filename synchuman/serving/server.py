@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import logging
 import os
 import signal
@@ -237,6 +238,8 @@ def serve(
     finally:
         service.close()
         listener.close()
+        # What is left ends with the process; looking through it for garbage once more takes seconds.
+        gc.freeze()
 
 
 def _listen(host: str, port: int) -> socket.socket:
