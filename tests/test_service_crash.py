@@ -85,7 +85,9 @@ def test_what_waited_before_the_kill_runs_after_it(restarted: tuple[Server, dict
 
 def test_a_stage2_that_fails_is_an_error(restarted: tuple[Server, dict[str, str]]) -> None:
     server, _ = restarted
-    job = server.end(server.submit(**QUICK)["id"])
+    told = server.submit(expect=422, **QUICK, wait=True)  # who waits hears it as the answer
+    job = server.job(told["job"]["id"])
+    assert told["code"] == "run_failed" and told["detail"] == job["error"]["message"]
     assert job["state"] == "failed" and job["error"]["code"] == "run_failed", job
     assert "no surface" in job["error"]["message"] and job["outputs"] == {}
 

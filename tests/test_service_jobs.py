@@ -107,8 +107,11 @@ def test_retexture_waits_and_answers_with_the_archive(server: Server, done: dict
 
 
 def test_resume_goes_on_from_the_views(server: Server, done: dict) -> None:
-    fields = {"skip_stage1": "true", "job": done["id"], "faces": "1200", "wait": "false"}
-    job = server.end(server.client.post("/generate", data=fields).json()["id"])
+    fields = {"skip_stage1": "true", "job": done["id"], "faces": "1200"}
+    answer = server.client.post("/generate", data=fields)  # which waits
+    job = answer.json()
+    assert answer.status_code == 200 and answer.headers["location"] == f"/jobs/{job['id']}"
+    assert job == server.job(job["id"])
     check_child(server, job, done, 1200)
     assert job["mode"] == "full" and "stage 2" in job["seconds"]
     for path, data in ((f"/jobs/{done['id']}/retexture", {}), ("/generate", fields)):

@@ -152,10 +152,12 @@ class Service:
 
     def delete(self, job: Job) -> bool:
         """Delete a job and its files; False when it has to stop first and goes then."""
+        # Without its key: the same request is a new job from now on.
+        going = {"cancelled": True, "doomed": True, "idempotency_key": None}
         while (now := self.store.get(job.id)) is not None and now.active:
             if self.finish(job.id, State.CANCELLED, only=State.QUEUED) is not None:
                 continue
-            if self.store.change(job.id, only=[State.RUNNING], cancelled=True, doomed=True) is not None:
+            if self.store.change(job.id, only=[State.RUNNING], **going) is not None:
                 self.active.get(job.id).stop.set()
                 return False
         self.forget(job)
