@@ -243,7 +243,7 @@ def _lacking_for_kernels() -> str:
 
 
 def _where_mini(gpus: tuple[Gpu, ...]) -> str:
-    return f"on {gpus[0].name}" if gpus else "on the CPU, in about a minute on two cores"
+    return f"on {gpus[0].name}" if gpus else "on the CPU, in about half a minute on two cores"
 
 
 def _version(name: str) -> str | None:

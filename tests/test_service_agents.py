@@ -8,11 +8,11 @@ import base64
 import io
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import gradio_client
 import httpx
 import pytest
+from all_routes import all_routes, filled
 from gradio_client.exceptions import AppError
 from PIL import Image
 from service_server import COARSE, Server, person, serving
@@ -31,49 +31,30 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     arguments = ("--page", "--logins-per-minute", "0", "--requests-per-minute", "0")
     with serving(tmp_path_factory.mktemp("agents") / "data", *arguments, env=env, works=False) as server:
         yield server
-        server.kill()  # a stop would wait for the lines that gradio_client keeps open
 
 
 def client(server: Server, name: str) -> gradio_client.Client:
     return gradio_client.Client(server.address, headers={"X-API-Key": KEYS[name]}, verbose=False)
 
 
-def every_route() -> list[tuple[str, str]]:
-    """All routes that Gradio has in this version, with something in the place of their parameters."""
-    import gradio as gr
-    from gradio.routes import App
-
-    with gr.Blocks() as page:
-        gr.api(lambda: None, api_name="x", queue=False)
-    found: set[tuple[str, str]] = set()
-
-    def walk(routes: list[Any], prefix: str) -> None:
-        for route in routes:
-            if hasattr(route, "routes") and route.routes:
-                walk(route.routes, prefix + route.path)
-            elif hasattr(route, "original_router"):
-                walk(route.original_router.routes, prefix)
-            else:
-                parts = (prefix + route.path).split("/")
-                path = "/".join("x" if part.startswith("{") else part for part in parts)
-                found.update((method, path) for method in getattr(route, "methods", None) or {"GET"})
-
-    walk(App.create_app(page, mcp_server=True).routes, "")
-    return sorted(found)
-
-
 def test_every_route_of_the_page_asks_who_calls(server: Server) -> None:
-    routes = every_route()
+    routes = all_routes(page=True)
     paths = {path for _, path in routes}
-    assert len(paths) > 30 and {"/config", "/gradio_api/queue/join", "/gradio_api/upload"} <= paths
-    nobody = httpx.Client(trust_env=False, verify=False)
-    # /login is our own here; Gradio's is never reached.
-    for method, path in [*routes, ("POST", MCP), ("GET", MCP + "sse"), ("GET", MCP + "schema")]:
-        if path.rstrip("/") == "/login":
-            continue
-        for headers in ({}, {"X-API-Key": "wrong-key-0123456789"}):
-            answer = nobody.request(method, server.address + path, headers=headers)
-            assert answer.status_code == 401, (method, path, answer.status_code)
+    # That the walk goes into what is mounted and included.
+    assert {"/jobs/{job_id}", "/config", "/theme.css", "/gradio_api/upload", "/gradio_api/mcp/sse"} <= paths
+    assert {"/gradio_api/heartbeat/{session_hash}", "/gradio_api/queue/join", "/monitoring/summary"} <= paths
+    more = [("POST", MCP), ("GET", "/gradio_api/file=/etc/passwd"), ("GET", "/nothing")]
+    nobody = httpx.Client(base_url=server.address, trust_env=False, verify=False)
+    for headers, open_to_all in (
+        ({}, {("GET", "/health"), ("GET", "/login")}),
+        ({"X-API-Key": "wrong-key-0123456789"}, set()),
+    ):
+        told = {
+            (method, path): nobody.request(method, filled(path), headers=headers).status_code
+            for method, path in [*routes, *more]
+        }
+        assert {route for route, status in told.items() if status != 401} == open_to_all
+        assert all(told[route] == 200 for route in open_to_all)
 
 
 def test_callers_see_their_own_jobs_and_their_mistakes(server: Server, tmp_path: Path) -> None:

@@ -15,6 +15,8 @@ from conftest import draw_person
 from PIL import Image
 from service_server import ROOT, shared_server
 
+from synchuman.serving import routes_generate
+
 TEXT = (ROOT / "docs" / "api.md").read_text()
 
 
@@ -58,6 +60,18 @@ def test_the_examples_work(tmp_path: Path) -> None:
     assert not answer.isError and "queued" in answer.content[0].text  # type: ignore[attr-defined]
     for job in server.client.get("/jobs?state=queued").json()["jobs"]:
         server.client.delete(f"/jobs/{job['id']}")
+
+
+def test_every_event_and_code_of_a_job_is_told() -> None:
+    sources = {path.name: path.read_text() for path in (ROOT / "synchuman" / "serving").glob("*.py")}
+    events = set(
+        re.findall(r'\.tell\("(\w+)"', sources["runner.py"] + sources["worker.py"] + sources["line.py"])
+    )
+    everything = "\n".join(sources.values())
+    codes = set(re.findall(r'(?:Failure|_failed)\(\s*"(\w+)"', everything))
+    codes |= set(re.findall(r'return "(\w+)", ', sources["failures.py"])) | set(routes_generate.STATUS)
+    assert {"progress", "waiting", "fallback"} <= events and {"timeout", "files_lost", "bad_run"} <= codes
+    assert not {name for name in events | codes if f"`{name}`" not in TEXT}
 
 
 @pytest.mark.parametrize("what", ["routes", "fields", "flags"])

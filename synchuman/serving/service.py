@@ -32,6 +32,7 @@ from synchuman.serving.worker import Worker
 
 LOGGER = logging.getLogger(__name__)
 
+MOMENT = 1.0  # seconds that a thread has to end when all patience is over
 POLL = 0.05  # seconds between two looks at the workers
 MAX_LOST = 3  # machines that one job may lose
 
@@ -60,7 +61,7 @@ class Service:
         self.metrics = Metrics(self)
         self.news = threading.Condition()
         self.closing = threading.Event()
-        self._closed = False
+        self._closed, self._stopping = False, 0.0
         self.active = ActiveJobs()
         self.workers = [Worker(self, engine) for engine in build_engines(options, self.places.locks)]
         self.line = Line(self)
@@ -77,6 +78,8 @@ class Service:
 
     def begin_shutdown(self) -> None:
         """Stop what runs (it becomes interrupted), and end the feeds of what waits, without waiting."""
+        if not self.closing.is_set():
+            self._stopping = time.monotonic()
         self.closing.set()
         running = {worker.job.id for worker in self.workers if worker.job is not None}
         for job_id, active in self.active.all().items():
@@ -97,17 +100,20 @@ class Service:
         while self.busy and time.monotonic() < ends:
             time.sleep(POLL)
 
-    def close(self, patience: float = 20.0) -> None:
-        """Stop working, and close the store."""
+    def close(self, patience: float = 25.0) -> None:
+        """Stop working, `patience` seconds after the shutdown began at the latest, and close the store."""
         if self._closed:
             return
         self._closed = True
         self.begin_shutdown()
-        self.janitor.join(patience)
+        ends = self._stopping + patience
+        for thread in (self.janitor, *self.workers):
+            if thread.is_alive():
+                thread.join(max(ends - time.monotonic(), MOMENT))
         for worker in self.workers:
-            if worker.is_alive():
-                worker.join(patience)
             worker.engine.close()
+            if worker.is_alive():  # its run has lost what computes, and is written down
+                worker.join(MOMENT)
         for active in self.active.all().values():
             active.feed.close()
         self.store.close()
