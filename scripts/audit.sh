@@ -1,13 +1,19 @@
 #!/usr/bin/env bash
-# Looks the installed packages up in the OSV advisory database: 0 when none has an advisory, 1 when one has,
-# 2 when that is not known, because the database cannot be reached.
+# Looks the installed packages, or those of lock files, up in the OSV advisory database: 0 when none has an
+# advisory, 1 when one has, 2 when that is not known, because the database cannot be reached.
 #
 #   bash scripts/audit.sh
+#   bash scripts/audit.sh requirements.lock requirements-torch.lock      # what the container installs
 #   OSV_URL=https://osv.example/v1/query bash scripts/audit.sh   # a mirror of osv.dev
 #   PYTHON=/path/to/python bash scripts/audit.sh                 # the packages of another environment
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
+packages=(--skip-editable)
+if [ $# -gt 0 ]; then
+  packages=(--no-deps --disable-pip)
+  for lock in "$@"; do packages+=(--requirement "$lock"); done
+fi
 url=${OSV_URL:-https://api.osv.dev/v1/query}
 python=${PYTHON:-.venv/bin/python}
 command -v "$python" >/dev/null || python=python3
@@ -28,7 +34,7 @@ curl -sf --max-time 10 -H 'Content-Type: application/json' -d "$query" "$url" >/
 
 found=$(mktemp)
 trap 'rm -f "$found"' EXIT
-"$python" -m pip_audit --vulnerability-service osv --osv-url "$url" --skip-editable --progress-spinner off \
+"$python" -m pip_audit --vulnerability-service osv --osv-url "$url" "${packages[@]}" --progress-spinner off \
   --format json --output "$found"
 [ -s "$found" ] || not_audited "pip-audit ended without a report."
 "$python" - "$found" <<'PYTHON'

@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.server
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -16,6 +17,8 @@ from service_server import ROOT
 pytest.importorskip("pip_audit")
 
 CLEAN, FOUND, UNKNOWN = 0, 1, 2
+LOCKS = ("requirements.lock", "requirements-torch.lock")
+TORCH = {"name": "torch", "ecosystem": "PyPI"}
 NOWHERE = "http://127.0.0.1:9/v1/query"
 # As OSV describes an advisory: https://ossf.github.io/osv-schema/
 ADVISORY = {
@@ -28,9 +31,9 @@ ADVISORY = {
 }  # fmt: skip
 
 
-def audit(**environment: str) -> subprocess.CompletedProcess[str]:
+def audit(*locks: str, **environment: str) -> subprocess.CompletedProcess[str]:
     env = {**os.environ, "PYTHON": sys.executable, "NO_PROXY": "127.0.0.1", **environment}
-    command = ["bash", str(ROOT / "scripts" / "audit.sh")]
+    command = ["bash", str(ROOT / "scripts" / "audit.sh"), *locks]
     return subprocess.run(command, capture_output=True, text=True, timeout=300, env=env)
 
 
@@ -60,13 +63,26 @@ def database() -> Iterator[tuple[str, dict[str, dict]]]:
 
 def test_an_advisory_is_an_error_that_names_the_cure(database: tuple[str, dict[str, dict]]) -> None:
     url, known = database
-    clean = audit(OSV_URL=url)
-    assert clean.returncode == CLEAN and "packages audited" in clean.stdout, clean.stderr
     known["pytest"] = ADVISORY
     found = audit(OSV_URL=url)
     assert found.returncode == FOUND and "packages audited" in found.stdout, found.stderr
     # The one package, and none of the others.
     assert "PYSEC-0000-1, fixed in 999" in found.stdout and found.stdout.count("PYSEC") == 1
+
+
+def test_what_the_container_installs_is_looked_up(database: tuple[str, dict[str, dict]]) -> None:
+    url, known = database
+    locked = [
+        re.match(r"([\w.-]+)==", line) for lock in LOCKS for line in (ROOT / lock).read_text().splitlines()
+    ]
+    names = {found[1].lower() for found in locked if found}
+    clean = audit(*LOCKS, OSV_URL=url)
+    assert clean.returncode == CLEAN, clean.stderr
+    number = int(clean.stdout.split()[0])
+    assert len(names) * 0.8 < number <= len(names)  # some are for other systems
+    known["torch"] = {**ADVISORY, "affected": [{**ADVISORY["affected"][0], "package": TORCH}]}
+    found = audit(*LOCKS, OSV_URL=url)
+    assert found.returncode == FOUND and "torch 2" in found.stdout, found.stdout + found.stderr
 
 
 def test_no_database_is_no_pass() -> None:
@@ -81,6 +97,8 @@ def test_ci_takes_no_unknown_for_a_pass() -> None:
     steps = [step for job in workflow["jobs"].values() for step in job["steps"]]
     [suite] = [step for step in steps if "tests/run.sh" in step.get("run", "")]
     assert suite["env"]["AUDIT"] == "strict"
+    [locks] = [step["run"] for step in steps if "scripts/audit.sh" in step.get("run", "")]
+    assert all(lock in locks for lock in LOCKS) and "||" not in locks
 
 
 def test_no_installed_package_has_an_advisory() -> None:

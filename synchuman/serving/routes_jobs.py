@@ -93,9 +93,7 @@ async def show_job(service: ServiceHere, job: JobHere) -> dict[str, Any]:
     response_class=EventSourceResponse,
     responses={
         **documented(401, 404),
-        200: {
-            "description": "queued, running, waiting, progress, cutout, views, coarse, fallback; at last the state."
-        },
+        200: {"description": "queued, running, waiting, progress, cutout, views, coarse; at last the state."},
     },
 )
 async def follow_job(
