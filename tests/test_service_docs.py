@@ -65,7 +65,7 @@ def test_the_examples_work(tmp_path: Path) -> None:
 def test_every_event_and_code_of_a_job_is_told() -> None:
     sources = {path.name: path.read_text() for path in (ROOT / "synchuman" / "serving").glob("*.py")}
     events = set(
-        re.findall(r'\.tell\("(\w+)"', sources["runner.py"] + sources["worker.py"] + sources["line.py"])
+        re.findall(r'\.tell\(\s*"(\w+)"', sources["runner.py"] + sources["worker.py"] + sources["line.py"])
     )
     everything = "\n".join(sources.values())
     codes = set(re.findall(r'(?:Failure|_failed)\(\s*"(\w+)"', everything))
