@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -94,7 +94,7 @@ class SyncHuman:
         stop: threading.Event | None = None,
         person: int | None = None,
         stage1_only: bool = False,
-    ) -> Iterator[Event]:
+    ) -> Generator[Event, None, None]:
         """Turn a photo into a textured GLB.
 
         Args:
@@ -126,7 +126,7 @@ class SyncHuman:
         stop: threading.Event | None = None,
         stage1_only: bool = False,
         carve: bool = False,
-    ) -> Iterator[Event]:
+    ) -> Generator[Event, None, None]:
         """Go on from a folder in which Stage 1 is done, also one that the published code wrote.
 
         Args:
@@ -148,7 +148,9 @@ class SyncHuman:
             yield log.done((*((CARVED,) if carve else ()), *self._notes(stage1_only)))
 
     @staticmethod
-    def retexture(settings: Settings, folder: Path, stop: threading.Event | None = None) -> Iterator[Event]:
+    def retexture(
+        settings: Settings, folder: Path, stop: threading.Event | None = None
+    ) -> Generator[Event, None, None]:
         """Decimate and texture the mesh of a finished run anew, without sampling; needs no weights.
 
         Args:

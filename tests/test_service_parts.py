@@ -5,19 +5,22 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from synchuman.events import CutoutReady
 from synchuman.serving.failures import explain
 from synchuman.serving.feed import Feed
-from synchuman.serving.jobs import Job, JobRequest, QueueFull, State
+from synchuman.serving.jobs import PHOTO, Job, JobRequest, QueueFull, State
 from synchuman.serving.options import DataFolderError, Places
 from synchuman.serving.rates import Rate, TooMany, network_of
+from synchuman.serving.runner import Runner
 from synchuman.serving.store import JobStore, KeyTaken, StoreError
 from synchuman.serving.turns import Estimator, InLine, in_turn
 from synchuman.settings import Settings
@@ -191,6 +194,29 @@ def test_what_broke_a_run_is_said_plainly() -> None:
     ):
         found, sentence = explain(error)
         assert found == code and sentence.endswith(".") and "somebody" not in sentence
+
+
+def test_a_run_is_over_before_its_failure_is_told(tmp_path: Path) -> None:
+    """The server removes the folder then; a run that ended later would write its record there once more."""
+    told: list[str] = []
+
+    class Pipeline:
+        def run(self, *_: object) -> Iterator[CutoutReady]:
+            try:
+                yield CutoutReady(np.zeros((4, 4, 4), np.uint8))
+            except GeneratorExit:
+                told.append("run over")
+                raise
+
+    folder = tmp_path / "job"
+    folder.mkdir()
+    (folder / PHOTO).write_bytes(b"photo")
+    (folder / "previews").write_bytes(b"no folder, so that no picture can be written")
+    runner = Runner(Pipeline(), (), lambda what, **_: told.append(what))  # type: ignore[arg-type]
+    runner.work(
+        {"id": "a", "request": REQUEST.model_dump(mode="json"), "folder": str(folder)}, threading.Event()
+    )
+    assert told == ["run over", "failed"]
 
 
 def test_somebody_elses_folder_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

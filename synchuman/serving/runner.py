@@ -6,7 +6,8 @@ import gc
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -98,18 +99,23 @@ class Runner:
             fallback=reason,
         )
 
-    def _follow(self, events: Iterator[Event], folder: Path) -> Done:
+    def _follow(self, events: Generator[Event, None, None], folder: Path) -> Done:
         """Tell the events of a run to its very end: it writes its record after its last event."""
         done: Done | None = None
-        for event in events:
-            if isinstance(event, Done):
-                done = event
-            else:
-                self._report(event, folder)
+        # When a picture of it cannot be written, the run ends here and now; else it would end when its memory
+        # is freed, and write its record into a folder that the server has removed.
+        with closing(events):
+            for event in events:
+                if isinstance(event, Done):
+                    done = event
+                else:
+                    self._report(event, folder)
         assert done is not None, "a run ends with Done or an error"
         return done
 
-    def _events(self, request: JobRequest, folder: Path, stop: threading.Event) -> Iterator[Event]:
+    def _events(
+        self, request: JobRequest, folder: Path, stop: threading.Event
+    ) -> Generator[Event, None, None]:
         settings = request.settings
         if request.kind is Kind.GENERATE:
             photo = (folder / PHOTO).read_bytes()
