@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import tempfile
+from pathlib import Path
+
 import numpy as np
 import pytest
 import surface_person
 
+import synchuman.training.evaluate
+from synchuman.cli import main
+from synchuman.exit_codes import BAD_INPUT, OK
 from synchuman.pipeline import SyncHuman
 from synchuman.settings import Settings
 from synchuman.training.evaluate import Subject, measure_textured, measure_variant, render_body_views
@@ -54,3 +61,19 @@ def test_both_surfaces_are_measured(pipeline: SyncHuman):
     alone = measure_variant(pipeline.stage1, None, subject(size), QUICK)
     assert set(alone) == {"variant"}
     assert alone["variant"]["chamfer_cm"] == pytest.approx(rows["variant_coarse"]["chamfer_cm"])
+
+
+def test_the_command_shows_the_figures_and_writes_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    figures = {"variant": {"chamfer_cm": 1.5, "view_ssim": 0.5}, "hull": {"chamfer_cm": 4.25}}
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(synchuman.training.evaluate, "evaluate", lambda *_: figures)
+    out = tmp_path / "figures.json"
+    assert main(["evaluate", "--count", "1", "--out", str(out)]) == OK
+    shown = capsys.readouterr().out
+    assert "1.500" in shown and "4.250" in shown and "no Stage 2" in shown
+    assert json.loads(out.read_text()) == figures
+    assert main(["evaluate", "--json"]) == OK and json.loads(capsys.readouterr().out) == figures
+    assert main(["evaluate", "--count", "0"]) == BAD_INPUT
+    assert main(["evaluate", "--steps", "0"]) == BAD_INPUT
