@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import surface_person
+import torch
 from surface_person import PATCH, SHOE, SKIN, TROUSERS
 
 from synchuman.events import Cancelled
@@ -107,7 +108,7 @@ def test_charts_cover_the_surface_once_and_do_not_overlap():
     from synchuman.surface.decimate import decimate
 
     vertices, faces = decimate(*coarse_surface(surface_person.make().logits, [], quiet), FACES)
-    atlas = unwrap(vertices, faces, SIZE, quiet)
+    atlas = unwrap(vertices, faces, SIZE, quiet, torch.device("cpu"))
     assert (atlas.source[atlas.faces] == faces).all()
     assert atlas.uv.min() >= 0 and atlas.uv.max() <= 1
     hit = rasterize(atlas.uv.astype(np.float64) * SIZE, atlas.faces, SIZE, SIZE)

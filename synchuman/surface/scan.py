@@ -37,8 +37,8 @@ class Hits:
     def interpolate(self, values: Tensor, faces: Tensor) -> Tensor:
         """Interpolate values [v, c] at the covered pixels; [n, c] float32."""
         mixed = values.new_zeros((len(self.face), values.shape[1]), dtype=torch.float32)
-        first = 1 - self.bary.sum(1, keepdim=True)
-        for corner, weight in enumerate((first, self.bary[:, :1], self.bary[:, 1:])):
+        second, third = self.bary[:, :1], self.bary[:, 1:]
+        for corner, weight in enumerate((1 - second - third, second, third)):
             mixed.addcmul_(values[faces[self.face, corner].long()].float(), weight)
         return mixed
 
@@ -170,9 +170,12 @@ class _Triangles:
 
     def bary(self, face: Tensor, column: Tensor, row: Tensor) -> Tensor:
         """Weights [n, 2] float32 of the second and third corner of faces [n] at pixel centres [n]."""
-        offset = torch.stack([column, row], 1) - self.origin[face]
-        weights = [(slopes[face] * offset).sum(1) for slopes in (self.second, self.third)]
-        return torch.stack(weights, 1).float()
+        table = torch.cat([self.origin, self.second, self.third], 1)[face]
+        dx, dy = column - table[:, 0], row - table[:, 1]
+        weights = torch.empty((len(face), 2), dtype=torch.float32, device=face.device)
+        weights[:, 0] = table[:, 2] * dx + table[:, 3] * dy
+        weights[:, 1] = table[:, 4] * dx + table[:, 5] * dy
+        return weights
 
 
 def _ordered(values: Tensor) -> Tensor:
