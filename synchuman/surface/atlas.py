@@ -101,9 +101,7 @@ def _look(points: np.ndarray, direction: np.ndarray) -> tuple[np.ndarray, np.nda
     return (points @ _axes(direction) / 1.1 + 0.5) * _LOOK, points @ direction
 
 
-def _draw(
-    points: np.ndarray, faces: np.ndarray, direction: np.ndarray, device: torch.device
-) -> Hits:
+def _draw(points: np.ndarray, faces: np.ndarray, direction: np.ndarray, device: torch.device) -> Hits:
     """Draw faces as the camera at `direction` sees them."""
     pixels, depth = (torch.from_numpy(array).to(device) for array in _look(points, direction))
     return scan_convert(pixels, torch.from_numpy(faces).to(device), _LOOK, _LOOK, depth)
@@ -138,9 +136,7 @@ def _label(points: np.ndarray, faces: np.ndarray, score: np.ndarray, device: tor
     return label
 
 
-def _peel(
-    points: np.ndarray, faces: np.ndarray, direction: np.ndarray, device: torch.device
-) -> np.ndarray:
+def _peel(points: np.ndarray, faces: np.ndarray, direction: np.ndarray, device: torch.device) -> np.ndarray:
     """Sort faces of one direction into layers [f] in which none covers another."""
     layer = np.full(len(faces), _LAYERS)
     rest = np.arange(len(faces))

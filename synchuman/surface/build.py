@@ -113,11 +113,32 @@ def texture_mesh(
         faces: Triangles wanted.
         texture_size: Side of the texture in texels.
         checkpoint: Called often as (stage, step, total); what it raises stops the work.
-        device: Where charts are found and texels coloured; the result is the same up to rounding.
+        device: Where charts are found and texels coloured; the result is the same up to rounding. If its
+            memory runs out, the CPU does it, with a warning in the log.
     """
     vertices, triangles = decimate(dense.vertices, dense.faces, faces)
     if not is_watertight(triangles):
         LOGGER.warning("The mesh of %d faces is not closed.", len(triangles))
+    try:
+        return _textured(vertices, triangles, dense, sources, texture_size, checkpoint, device)
+    except torch.OutOfMemoryError as error:
+        reason = str(error)
+    # Outside of the handler, where the error would still hold what the first try had in memory.
+    LOGGER.warning("%s ran out of memory; the CPU does the texture (%s)", device, reason)
+    cpu = torch.device("cpu")
+    return _textured(vertices, triangles, dense, sources, texture_size, checkpoint, cpu)
+
+
+def _textured(
+    vertices: np.ndarray,
+    triangles: np.ndarray,
+    dense: DenseMesh,
+    sources: list[Source],
+    texture_size: int,
+    checkpoint: Checkpoint,
+    device: torch.device,
+) -> TexturedMesh:
+    """Unwrap a decimated surface and colour it."""
     atlas = unwrap(vertices, triangles, texture_size, checkpoint, device)
     smooth = vertex_normals(vertices, triangles, smooth=3)
     texture = bake(vertices, triangles, smooth, atlas, sources, texture_size, checkpoint, device, dense)

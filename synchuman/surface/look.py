@@ -178,6 +178,8 @@ def _dot(vectors: Tensor, direction: np.ndarray) -> Tensor:
 def _read(image: Tensor, pixels: Tensor, mode: str = "bilinear") -> Tensor:
     """Read an image [c, h, w] float32 at pixels [n, 2]; beyond the border the border continues; [n, c]."""
     channels, height, width = image.shape
+    if not len(pixels):
+        return image.new_zeros((0, channels))
     # The CPU shares a batch's images out to its cores, so the pixels are cut into one row for each.
     rows = torch.get_num_threads() if image.device.type == "cpu" else 1
     grid = pixels * (2 / pixels.new_tensor([width, height])) - 1

@@ -14,6 +14,7 @@ _INSIDE = 1e-9  # barycentric weight that a pixel centre may lie outside
 _NO_AREA = 1e-12  # square pixels below which a triangle is not drawn
 _NOTHING = torch.iinfo(torch.int64).min
 _FACE_BITS = 32
+_PART = 2**20  # pixels whose weights are computed at once
 
 
 @dataclass(frozen=True)
@@ -49,13 +50,11 @@ class Hits:
         return image.view(height, width)
 
 
-def scan_convert(
-    pixels: Tensor, faces: Tensor, height: int, width: int, depth: Tensor | None = None
-) -> Hits:
+def scan_convert(pixels: Tensor, faces: Tensor, height: int, width: int, depth: Tensor | None = None) -> Hits:
     """Find for every pixel centre the nearest triangle that covers it.
 
-    The three barycentric weights are linear along a row, which gives the row's span in closed form (Pineda, "A
-    parallel algorithm for polygon rasterization", 1988). The winner of a pixel is the largest of 64-bit
+    The three barycentric weights are linear along a row, which gives the row's span in closed form (Pineda,
+    "A parallel algorithm for polygon rasterization", 1988). The winner of a pixel is the largest of 64-bit
     keys of depth and face, so that the result does not depend on the order of the work.
 
     Args:
@@ -80,21 +79,18 @@ def scan_convert(
         best.scatter_reduce_(0, pixel, face, "amax")
     index = (best != _NOTHING).nonzero()[:, 0]
     key = best[index]
+    del best
     face = key & ((1 << _FACE_BITS) - 1)
-    if depth is None:
-        near = torch.zeros(len(index), device=device)
-    else:
-        near = _unordered((key >> _FACE_BITS).int())
-    column, row = index % width, index // width
-    return Hits(index, face, triangles.bary(face, column, row), near, covered)
+    # Without depths the upper half of the keys is 0, which is the depth 0.
+    return Hits(
+        index, face, triangles.bary(face, index, width), _unordered((key >> _FACE_BITS).int()), covered
+    )
 
 
 class _Triangles:
     """Extents of triangles in pixels, and their barycentric weights as linear functions."""
 
-    def __init__(
-        self, pixels: Tensor, faces: Tensor, height: int, width: int, depth: Tensor | None
-    ) -> None:
+    def __init__(self, pixels: Tensor, faces: Tensor, height: int, width: int, depth: Tensor | None) -> None:
         corners = (pixels - 0.5)[faces]
         ends = pixels.new_tensor([width, height])
         first = (corners.amin(1) - _INSIDE).ceil().clamp(min=0)
@@ -168,13 +164,15 @@ class _Triangles:
         depth = corner[:, 0] + slope * (low - origin[:, 0] - start) + upward * dy
         return face[span], pixel, depth[span] + slope[span] * step
 
-    def bary(self, face: Tensor, column: Tensor, row: Tensor) -> Tensor:
-        """Weights [n, 2] float32 of the second and third corner of faces [n] at pixel centres [n]."""
-        table = torch.cat([self.origin, self.second, self.third], 1)[face]
-        dx, dy = column - table[:, 0], row - table[:, 1]
+    def bary(self, face: Tensor, index: Tensor, width: int) -> Tensor:
+        """Weights [n, 2] float32 of the second and third corner of faces [n] at pixels [n]."""
+        table = torch.cat([self.origin, self.second, self.third], 1)
         weights = torch.empty((len(face), 2), dtype=torch.float32, device=face.device)
-        weights[:, 0] = table[:, 2] * dx + table[:, 3] * dy
-        weights[:, 1] = table[:, 4] * dx + table[:, 5] * dy
+        for faces, pixels, out in zip(face.split(_PART), index.split(_PART), weights.split(_PART)):
+            row = table[faces]
+            dx, dy = pixels % width - row[:, 0], pixels // width - row[:, 1]
+            out[:, 0] = row[:, 2] * dx + row[:, 3] * dy
+            out[:, 1] = row[:, 4] * dx + row[:, 5] * dy
         return weights
 
 

@@ -103,7 +103,10 @@ def _texels(
     vertices: Tensor, faces: Tensor, normals: Tensor, atlas: Atlas, size: int
 ) -> tuple[Texels, np.ndarray]:
     """Return the covered texels, and which they are [size, size] bool."""
-    uv, cut = torch.from_numpy(atlas.uv).to(vertices.device), torch.from_numpy(atlas.faces).to(vertices.device)
+    uv, cut = (
+        torch.from_numpy(atlas.uv).to(vertices.device),
+        torch.from_numpy(atlas.faces).to(vertices.device),
+    )
     hits = scan_convert(uv.double() * size, cut, size, size)
     smooth = hits.interpolate(normals, faces)
     x, y, z = smooth.unbind(1)
@@ -151,7 +154,7 @@ class _Merged:
         full = ((cosine - _PHOTO_FROM) / (_PHOTO_FULL - _PHOTO_FROM)).clamp(0, 1)
         trust = (full * full * (3 - 2 * full) * weight / (cosine**4).clamp(min=1e-6)).clamp(0, 1)
         trust = torch.maximum(trust, weight.clamp(max=_LITTLE))
-        # Where the views know little, even a grazing photo is better; where they know, they take over smoothly.
+        # Where the views know little, even a grazing photo is better; where they know, they take over.
         share = trust / (trust + (1 - trust) * (self.weight / _WELL).clamp(0, 1)).clamp(min=1e-9)
         merged += (self.photo - merged) * share[:, None]
         return merged, known + torch.where(weight > 1e-5, weight, 0)

@@ -88,7 +88,9 @@ class Decoded:
         return mixed / total
 
 
-def _nearest(tree: cKDTree, places: np.ndarray, count: int, device: torch.device) -> list[tuple[Tensor, Tensor]]:
+def _nearest(
+    tree: cKDTree, places: np.ndarray, count: int, device: torch.device
+) -> list[tuple[Tensor, Tensor]]:
     """Distances [n] and indices [n] of the nearest, the second nearest and so on, as many as there are."""
     distance, index = tree.query(places, k=range(1, min(count, tree.n) + 1), workers=-1)
     distances = torch.from_numpy(np.ascontiguousarray(distance.T, np.float32)).to(device)
