@@ -3,8 +3,8 @@
     python bench/surface.py   # 50,000 faces, texture of 2048; CPU, and CUDA when there is one
     python bench/surface.py --faces 100000 --texture-size 4096 --repeat 4
 
-The way is gone `--repeat` times: the first turn, which also loads kernels, is told apart, and of the others the
-fastest is shown and held to the bounds.
+The way is gone `--repeat` times: the first turn, which also loads kernels, is told apart, and of the others
+the fastest is shown and held to the bounds.
 
 The input is what a perfect decoder would give for the tests' person at 256³, wrinkled, with five 768 px views
 and a photo of 1536. It is made in a process of its own, so that memory is that of the way alone.
@@ -213,7 +213,8 @@ def show(first: Measured, measured: Measured, device: str, bounded: bool) -> boo
     print(f"\n{device}: {', '.join(f'{name} {value}' for name, value in measured.facts.items())}")
     print(f"{'step':<18}{'first s':>8}{'warm s':>7}{'CPU s':>7}{'RSS MiB':>9}   {'published code':<36}took")
     for name, _, theirs, took in STEPS:
-        own = f"{first.seconds[name]:>8.2f}{measured.seconds[name]:>7.2f}{measured.cpu[name]:>7.2f}{measured.peaks[name] / MIB:>9.0f}"
+        seconds, cpu = measured.seconds[name], measured.cpu[name]
+        own = f"{first.seconds[name]:>8.2f}{seconds:>7.2f}{cpu:>7.2f}{measured.peaks[name] / MIB:>9.0f}"
         print(f"{name:<18}{own}   {theirs:<36}{took}")
     total, worked = measured.total, sum(measured.cpu.values())
     peak = max(*first.peaks.values(), *measured.peaks.values())
@@ -227,9 +228,9 @@ def show(first: Measured, measured: Measured, device: str, bounded: bool) -> boo
     print(f"mean distance {distance:.3f} mm, normal deviation {angle:.2f} degrees")
     if not bounded:
         return True
-    seconds = MOST_SECONDS_GPU if device.startswith("cuda") else MOST_SECONDS
+    most = MOST_SECONDS_GPU if device.startswith("cuda") else MOST_SECONDS
     kept = {
-        f"at most {seconds:g} s": total <= seconds,
+        f"at most {most:g} s": total <= most,
         f"at most {MOST_MEMORY // MIB} MiB": peak <= MOST_MEMORY or device.startswith("cuda"),
         f"at most {MOST_DISTANCE} mm": distance <= MOST_DISTANCE,
         f"at most {MOST_ANGLE} degrees": angle <= MOST_ANGLE,

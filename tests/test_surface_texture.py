@@ -10,6 +10,7 @@ from surface_person import PATCH, SHOE, SKIN, TROUSERS
 
 from synchuman.events import Cancelled
 from synchuman.surface.atlas import unwrap
+from synchuman.surface.look import project_to_pixels
 from synchuman.surface.mesh import TexturedMesh, is_watertight
 from synchuman.surface.preview import render, sample_texture
 from synchuman.surface.raster import rasterize
@@ -161,6 +162,7 @@ def test_sources_project_as_the_views_do():
     for source in view_sources(person.colors, person.normals):
         wanted = project(points, source.view) * person.colors.shape[1]
         assert np.allclose(source.pixels(points), wanted)
+        assert np.allclose(project_to_pixels(source, torch.from_numpy(points)), wanted)
     assert len(view_sources(person.colors, person.normals)) == NUM_VIEWS
 
 
