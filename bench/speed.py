@@ -297,7 +297,10 @@ def surface(device: torch.device, settings: Settings, grid: int) -> Iterator[tup
     sources = image_sources(person.colors, person.normals, person.photo)
     for turn in (", first time", ""):
         took = seconds(
-            lambda: texture_mesh(found["mesh"], sources, settings.faces, settings.texture_size, go_on), device
+            lambda: texture_mesh(
+                found["mesh"], sources, settings.faces, settings.texture_size, go_on, device
+            ),
+            device,
         )
         yield f"decimation, atlas, texture{turn}", {"s": took}
 

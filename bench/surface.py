@@ -1,7 +1,10 @@
 """From decoded features to a GLB: seconds and memory of every step beside the published code's; exactness.
 
     python bench/surface.py   # 50,000 faces, texture of 2048; CPU, and CUDA when there is one
-    python bench/surface.py --faces 100000 --texture-size 4096 --repeat 3
+    python bench/surface.py --faces 100000 --texture-size 4096 --repeat 4
+
+The way is gone `--repeat` times: the first turn, which also loads kernels, is told apart, and of the others
+the fastest is shown and held to the bounds.
 
 The input is what a perfect decoder would give for the tests' person at 256³, wrinkled, with five 768 px views
 and a photo of 1536. It is made in a process of its own, so that memory is that of the way alone.
@@ -17,8 +20,12 @@ import threading
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from synchuman.surface.mesh import DenseMesh
 
 ROOT = Path(__file__).resolve().parents[1]
 RESOLUTION = 256
@@ -89,17 +96,26 @@ class Measured:
         seconds: By step.
         cpu: Seconds of all cores by step, which other load on the machine changes less.
         peaks: Resident memory in bytes by step.
-        distance: Mean distance to the dense surface in mm.
-        angle: Mean deviation of the normal in degrees.
+        device_peak: Most memory in bytes that was taken of a GPU, 0 on the CPU.
+        dense: The surface before decimation.
+        vertices: [v, 3] of the closed mesh that came out.
+        faces: [f, 3] of it.
         facts: What else there is to say.
     """
 
     seconds: dict[str, float]
     cpu: dict[str, float]
     peaks: dict[str, int]
-    distance: float
-    angle: float
+    device_peak: int
+    dense: DenseMesh
+    vertices: np.ndarray
+    faces: np.ndarray
     facts: dict[str, object] = field(default_factory=dict)
+
+    @property
+    def total(self) -> float:
+        """Seconds of all steps."""
+        return sum(self.seconds.values())
 
 
 def make_input(path: Path) -> None:
@@ -134,16 +150,19 @@ def measure(path: Path, faces: int, texture_size: int, device: str) -> Measured:
     with np.load(path) as kept:
         given = {name: kept[name] for name in kept.files}
     coords, feats = (torch.from_numpy(given[name]).to(device) for name in ("coords", "feats"))
+    on_gpu = coords.device.type == "cuda"
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats(coords.device)
     meter = Meter()
     dense = fine_surface(coords, feats, RESOLUTION, meter.checkpoint)
     sources = image_sources(given["colors"], given["normals"], given["photo"])
-    mesh = texture_mesh(dense, sources, faces, texture_size, meter.checkpoint)
+    mesh = texture_mesh(dense, sources, faces, texture_size, meter.checkpoint, coords.device)
     glb = to_glb(mesh)
     meter.checkpoint("done", 0, 0)
     meter.close()
     times, cpu, peaks = fold(meter)
     vertices, triangles, _ = weld(mesh.vertices, mesh.faces)
-    distance, angle = deviation(vertices, triangles, dense.vertices, dense.faces)
+    device_peak = torch.cuda.max_memory_allocated(coords.device) if on_gpu else 0
     facts = {
         "voxels": len(coords),
         "dense faces": len(dense.faces),
@@ -151,7 +170,7 @@ def measure(path: Path, faces: int, texture_size: int, device: str) -> Measured:
         "watertight": is_watertight(triangles),
         "GLB KiB": len(glb) // 1024,
     }
-    return Measured(times, cpu, peaks, distance, angle, facts)
+    return Measured(times, cpu, peaks, device_peak, dense, vertices, triangles, facts)
 
 
 def fold(meter: Meter) -> tuple[dict[str, float], dict[str, float], dict[str, int]]:
@@ -189,25 +208,32 @@ def deviation(
     return float(distance * MM), float(np.degrees(np.arccos(np.clip(cosine, -1, 1))).mean())
 
 
-def show(measured: Measured, device: str, bounded: bool) -> bool:
-    """Print a table; return whether all bounds are kept."""
+def show(first: Measured, measured: Measured, device: str, bounded: bool) -> bool:
+    """Print a table of a warm turn beside the first one; return whether all bounds are kept."""
     print(f"\n{device}: {', '.join(f'{name} {value}' for name, value in measured.facts.items())}")
-    print(f"{'step':<18}{'s':>7}{'CPU s':>7}{'RSS MiB':>9}   {'published code':<36}took")
+    print(f"{'step':<18}{'first s':>8}{'warm s':>7}{'CPU s':>7}{'RSS MiB':>9}   {'published code':<36}took")
     for name, _, theirs, took in STEPS:
-        own = f"{measured.seconds[name]:>7.2f}{measured.cpu[name]:>7.2f}{measured.peaks[name] / MIB:>9.0f}"
+        seconds, cpu = measured.seconds[name], measured.cpu[name]
+        own = f"{first.seconds[name]:>8.2f}{seconds:>7.2f}{cpu:>7.2f}{measured.peaks[name] / MIB:>9.0f}"
         print(f"{name:<18}{own}   {theirs:<36}{took}")
-    total, worked = sum(measured.seconds.values()), sum(measured.cpu.values())
-    peak = max(measured.peaks.values())
-    print(f"{'total':<18}{total:>7.2f}{worked:>7.2f}{peak / MIB:>9.0f}   {'':<36}6.5-11 min")
-    print(f"mean distance {measured.distance:.3f} mm, normal deviation {measured.angle:.2f} degrees")
+    total, worked = measured.total, sum(measured.cpu.values())
+    peak = max(*first.peaks.values(), *measured.peaks.values())
+    own = f"{first.total:>8.2f}{total:>7.2f}{worked:>7.2f}{peak / MIB:>9.0f}"
+    print(f"{'total':<18}{own}   {'':<36}6.5-11 min")
+    if measured.device_peak:
+        print(f"GPU memory: {measured.device_peak / MIB:.0f} MiB")
+    distance, angle = deviation(
+        measured.vertices, measured.faces, measured.dense.vertices, measured.dense.faces
+    )
+    print(f"mean distance {distance:.3f} mm, normal deviation {angle:.2f} degrees")
     if not bounded:
         return True
-    seconds = MOST_SECONDS_GPU if device.startswith("cuda") else MOST_SECONDS
+    most = MOST_SECONDS_GPU if device.startswith("cuda") else MOST_SECONDS
     kept = {
-        f"at most {seconds:g} s": total <= seconds,
+        f"at most {most:g} s": total <= most,
         f"at most {MOST_MEMORY // MIB} MiB": peak <= MOST_MEMORY or device.startswith("cuda"),
-        f"at most {MOST_DISTANCE} mm": measured.distance <= MOST_DISTANCE,
-        f"at most {MOST_ANGLE} degrees": measured.angle <= MOST_ANGLE,
+        f"at most {MOST_DISTANCE} mm": distance <= MOST_DISTANCE,
+        f"at most {MOST_ANGLE} degrees": angle <= MOST_ANGLE,
         "watertight": bool(measured.facts["watertight"]),
     }
     for bound, good in kept.items():
@@ -222,10 +248,12 @@ def main() -> int:
     )
     parser.add_argument("--faces", type=int, default=50_000)
     parser.add_argument("--texture-size", type=int, default=2048)
-    parser.add_argument("--repeat", type=int, default=1, help="the fastest of so many is shown")
+    parser.add_argument("--repeat", type=int, default=2, help="turns, at least 2")
     parser.add_argument("--device", help="cpu or cuda (default: all there are)")
     parser.add_argument("--make", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.repeat < 2:
+        parser.error("a warm turn needs --repeat 2 at least")
     sys.path.insert(0, str(ROOT))
     if options.make:
         make_input(options.make)
@@ -239,8 +267,8 @@ def main() -> int:
         good = True
         for device in [options.device] if options.device else devices:
             runs = [measure(path, options.faces, options.texture_size, device) for _ in range(options.repeat)]
-            best = min(runs, key=lambda run: sum(run.seconds.values()))
-            good &= show(best, device, (options.faces, options.texture_size) == (50_000, 2048))
+            best = min(runs[1:], key=lambda run: run.total)
+            good &= show(runs[0], best, device, (options.faces, options.texture_size) == (50_000, 2048))
     return 0 if good else 1
 
 

@@ -149,7 +149,7 @@ class SyncHuman:
 
     @staticmethod
     def retexture(
-        settings: Settings, folder: Path, stop: threading.Event | None = None
+        settings: Settings, folder: Path, stop: threading.Event | None = None, device: str = "auto"
     ) -> Generator[Event, None, None]:
         """Decimate and texture the mesh of a finished run anew, without sampling; needs no weights.
 
@@ -157,11 +157,16 @@ class SyncHuman:
             settings: Those of faces and texture count; the others stay what the run had.
             folder: The run's folder.
             stop: Set it to stop; the model stays as it was.
+            device: Where the texels are worked on, see `load`.
 
         Raises:
             RunFolderError: No finished run is there.
+            ValueError: The device is unknown or not there.
             Cancelled: `stop` was set.
         """
+        from synchuman.placement import choose_device
+
+        on = choose_device(device)
         place = RunFolder(folder)
         record = place.read_record()
         views, mesh = place.read_views(), place.read_mesh()
@@ -180,7 +185,7 @@ class SyncHuman:
             checkpoint("surface", 1, 1)
             return mesh
 
-        yield from steps.texture(as_it_was, views, settings, log, stop, keep=False)
+        yield from steps.texture(as_it_was, views, settings, log, stop, on, keep=False)
         yield log.done()
         log.write("done")
 
@@ -210,19 +215,19 @@ class SyncHuman:
 
         views = files.rgba, files.colors, files.normals
         if self.stage2 is not None and log.stage2:
-            coarse = yield from steps.preview(files, settings, log, stop)
+            coarse = yield from steps.preview(files, settings, log, stop, self.stage2.device)
             residency = self.stage2.residency
             fine = yield from steps.refine(self.stage2, files, coarse, settings, log, stop)
             decoded = fine.coords, fine.feats, fine.resolution
             yield from steps.texture(
                 lambda checkpoint: call_guarded(lambda: fine_surface(*decoded, checkpoint), residency),
-                views, settings, log, stop,
+                views, settings, log, stop, self.stage2.device,
             )  # fmt: skip
             return
         log.folder.write_gaussians(None)
         sources = image_sources(files.colors, files.normals, files.rgba)
         glb = yield from steps.texture(
             lambda checkpoint: coarse_mesh(files.logits, sources, settings.faces, checkpoint),
-            views, settings, log, stop,
+            views, settings, log, stop, self.device,
         )  # fmt: skip
         yield CoarseMeshReady(log.folder.write_coarse(glb))

@@ -15,6 +15,7 @@ from synchuman.worker import Checkpoint, stream_progress
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
 
     from synchuman.photo import PreparedPhoto
     from synchuman.stage1.stage1 import Stage1
@@ -74,9 +75,9 @@ def sample_views(
 
 
 def preview(
-    files: StageOneFiles, settings: Settings, log: RunLog, stop: Stop
+    files: StageOneFiles, settings: Settings, log: RunLog, stop: Stop, device: torch.device
 ) -> Generator[Event, None, DenseMesh]:
-    """Make a quick coarse mesh to look at while Stage 2 goes on; returns its surface."""
+    """Make a quick coarse mesh to look at while Stage 2 goes on, on a device; returns its surface."""
     from synchuman.surface.build import coarse_mesh, image_sources, texture_mesh
     from synchuman.surface.formats.glb import to_glb
 
@@ -89,7 +90,7 @@ def preview(
 
         sources = image_sources(files.colors, files.normals, files.rgba)
         dense = coarse_mesh(files.logits, sources, faces, part)
-        mesh = texture_mesh(dense, sources, faces, size, part)
+        mesh = texture_mesh(dense, sources, faces, size, part, device)
         return dense, to_glb(mesh, metadata={**log.about_model(), "stage2": False})
 
     with log.timed("preview"):
@@ -129,6 +130,7 @@ def texture(
     settings: Settings,
     log: RunLog,
     stop: Stop,
+    device: torch.device,
     keep: bool = True,
 ) -> Generator[Event, None, bytes]:
     """Extract, decimate and texture a surface, and write it as the model.
@@ -139,6 +141,7 @@ def texture(
         settings: For faces and texture size.
         log: Gets the number of faces.
         stop: Set it to stop.
+        device: Where the texels are worked on.
         keep: Write the surface, for retexturing; False when it was read from there.
 
     Returns:
@@ -152,7 +155,7 @@ def texture(
     def work(checkpoint: Checkpoint) -> bytes:
         dense = extract(checkpoint)
         sources = image_sources(colors, normals, rgba)
-        mesh = texture_mesh(dense, sources, settings.faces, settings.texture_size, checkpoint)
+        mesh = texture_mesh(dense, sources, settings.faces, settings.texture_size, checkpoint, device)
         log.faces = len(mesh.faces)
         glb = to_glb(mesh, metadata=log.about_model())
         if keep:

@@ -172,7 +172,7 @@ def textured(
     """Build the coarse surface of a structure, textured from (colors, normals, photo)."""
     sources = image_sources(*images)
     dense = coarse_mesh(logits, sources, faces, checkpoint)
-    return texture_mesh(dense, sources, faces, size, checkpoint)
+    return texture_mesh(dense, sources, faces, size, checkpoint, torch.device("cpu"))
 
 
 @lru_cache(maxsize=1)

@@ -128,7 +128,7 @@ def test_the_decoder_colours_what_no_image_shows():
     dense = fine_surface(*surface_person.decoded(128), 128, quiet)
     green = np.tile(np.uint8([20, 160, 40]), (len(dense.vertices), 1))
     own, other = (
-        texture_mesh(mesh, sources(), 20_000, 1024, quiet)
+        texture_mesh(mesh, sources(), 20_000, 1024, quiet, torch.device("cpu"))
         for mesh in (dense, DenseMesh(dense.vertices, dense.faces, green))
     )
     soles, front, back = (0, 0, -1), (0, -1, 0), (0, 1, 0)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import surface_person
+import torch
 from surface_person import PATCH, SHOE, SKIN, TROUSERS
 
 from synchuman.events import Cancelled
 from synchuman.surface.atlas import unwrap
+from synchuman.surface.look import project_to_pixels
 from synchuman.surface.mesh import TexturedMesh, is_watertight
 from synchuman.surface.preview import render, sample_texture
 from synchuman.surface.raster import rasterize
@@ -107,7 +109,7 @@ def test_charts_cover_the_surface_once_and_do_not_overlap():
     from synchuman.surface.decimate import decimate
 
     vertices, faces = decimate(*coarse_surface(surface_person.make().logits, [], quiet), FACES)
-    atlas = unwrap(vertices, faces, SIZE, quiet)
+    atlas = unwrap(vertices, faces, SIZE, quiet, torch.device("cpu"))
     assert (atlas.source[atlas.faces] == faces).all()
     assert atlas.uv.min() >= 0 and atlas.uv.max() <= 1
     hit = rasterize(atlas.uv.astype(np.float64) * SIZE, atlas.faces, SIZE, SIZE)
@@ -160,6 +162,7 @@ def test_sources_project_as_the_views_do():
     for source in view_sources(person.colors, person.normals):
         wanted = project(points, source.view) * person.colors.shape[1]
         assert np.allclose(source.pixels(points), wanted)
+        assert np.allclose(project_to_pixels(source, torch.from_numpy(points)), wanted)
     assert len(view_sources(person.colors, person.normals)) == NUM_VIEWS
 
 

@@ -50,8 +50,8 @@ def execute(options: argparse.Namespace) -> int:
     try:
         settings = _settings(options)
         photo = None if options.image is None else options.image.read_bytes()
-        # Texturing alone computes on no graphics card.
-        on = "cpu" if options.retexture else None
+        # Texturing alone computes on one device.
+        on = options.device if options.retexture else None
         with stop_on_signals() as stop, own_turn(options, console, stop, on):
             done = follow(_events(options, settings, photo, stop), console)
     except (Exception, KeyboardInterrupt) as error:
@@ -104,7 +104,7 @@ def _events(
     from synchuman.pipeline import SyncHuman
 
     if options.retexture:
-        return SyncHuman.retexture(settings, options.workdir, stop)
+        return SyncHuman.retexture(settings, options.workdir, stop, options.device)
     pipeline = knobs.load_model(options)
     only = options.stage1_only
     if photo is None:

@@ -121,7 +121,7 @@ class Runner:
             photo = (folder / PHOTO).read_bytes()
             return self.pipeline.run(photo, settings, folder, stop, request.person, request.stage1_only)
         if request.kind is Kind.RETEXTURE:
-            return self.pipeline.retexture(settings, folder, stop)
+            return self.pipeline.retexture(settings, folder, stop, str(self.pipeline.devices[-1]))
         return self.pipeline.resume(settings, folder, stop, request.stage1_only)
 
     def _report(self, event: Event, folder: Path) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from scipy.sparse import coo_matrix, csr_matrix
 from scipy.sparse.csgraph import connected_components
 
 from synchuman.surface.mesh import Checkpoint, face_neighbours, face_normals
 from synchuman.surface.packing import Chart, pack
-from synchuman.surface.raster import rasterize
+from synchuman.surface.scan import Hits, scan_convert
 
 # Front, right, back, left, top, bottom: unit vectors from the body to the camera.
 DIRECTIONS = np.array([[0, -1, 0], [1, 0, 0], [0, 1, 0], [-1, 0, 0], [0, 0, 1], [0, 0, -1]], np.float64)
@@ -43,7 +44,9 @@ class Atlas:
     charts: int
 
 
-def unwrap(vertices: np.ndarray, faces: np.ndarray, size: int, checkpoint: Checkpoint) -> Atlas:
+def unwrap(
+    vertices: np.ndarray, faces: np.ndarray, size: int, checkpoint: Checkpoint, device: torch.device
+) -> Atlas:
     """Cut a mesh into charts and lay them out on a square texture without overlap.
 
     Args:
@@ -51,17 +54,18 @@ def unwrap(vertices: np.ndarray, faces: np.ndarray, size: int, checkpoint: Check
         faces: [f, 3].
         size: Side of the texture in texels.
         checkpoint: Called between the steps with the stage "atlas".
+        device: Where triangles are drawn.
     """
     points = vertices.astype(np.float64)
     score = face_normals(points, faces)[0] @ DIRECTIONS.T
     checkpoint("atlas", 0, 4)
-    label = _label(points, faces, score)
+    label = _label(points, faces, score, device)
     checkpoint("atlas", 1, 4)
     layer = np.zeros(len(faces), np.int64)
     for direction in range(len(DIRECTIONS)):
         member = np.flatnonzero(label == direction)
         if len(member):
-            layer[member] = _peel(points, faces[member], DIRECTIONS[direction])
+            layer[member] = _peel(points, faces[member], DIRECTIONS[direction], device)
     pairs = face_neighbours(faces)
     count, chart = _charts(label * (_LAYERS + 1) + layer, pairs)
     checkpoint("atlas", 2, 4)
@@ -97,14 +101,20 @@ def _look(points: np.ndarray, direction: np.ndarray) -> tuple[np.ndarray, np.nda
     return (points @ _axes(direction) / 1.1 + 0.5) * _LOOK, points @ direction
 
 
-def _label(points: np.ndarray, faces: np.ndarray, score: np.ndarray) -> np.ndarray:
+def _draw(points: np.ndarray, faces: np.ndarray, direction: np.ndarray, device: torch.device) -> Hits:
+    """Draw faces as the camera at `direction` sees them."""
+    pixels, depth = (torch.from_numpy(array).to(device) for array in _look(points, direction))
+    return scan_convert(pixels, torch.from_numpy(faces).to(device), _LOOK, _LOOK, depth)
+
+
+def _label(points: np.ndarray, faces: np.ndarray, score: np.ndarray, device: torch.device) -> np.ndarray:
     """Choose a direction per face: seen as straight as possible, not hidden, like its neighbours."""
     centres = points[faces].mean(1)
     cost = -score.copy()
     cost[:, :4] *= 1.15  # body views have pictures, top and bottom have none
     for i, direction in enumerate(DIRECTIONS):
-        pixels, depth = _look(points, direction)
-        nearest = rasterize(pixels, faces[score[:, i] > 0], _LOOK, _LOOK, depth).depth
+        hits = _draw(points, faces[score[:, i] > 0], direction, device)
+        nearest = hits.depth_map(_LOOK, _LOOK, -np.inf).cpu().numpy()
         at, own = _look(centres, direction)
         column, row = np.clip(at.astype(np.int64), 0, _LOOK - 1).T
         cost[:, i] += np.where(own < nearest[row, column] - _BIAS, 0.6, 0)
@@ -126,15 +136,14 @@ def _label(points: np.ndarray, faces: np.ndarray, score: np.ndarray) -> np.ndarr
     return label
 
 
-def _peel(points: np.ndarray, faces: np.ndarray, direction: np.ndarray) -> np.ndarray:
+def _peel(points: np.ndarray, faces: np.ndarray, direction: np.ndarray, device: torch.device) -> np.ndarray:
     """Sort faces of one direction into layers [f] in which none covers another."""
     layer = np.full(len(faces), _LAYERS)
     rest = np.arange(len(faces))
-    pixels, depth = _look(points, direction)
     for i in range(_LAYERS):
-        seen = rasterize(pixels, faces[rest], _LOOK, _LOOK, depth)
-        won = np.bincount(seen.face[seen.face >= 0], minlength=len(rest))
-        clear = won == seen.covered
+        hits = _draw(points, faces[rest], direction, device)
+        won = torch.bincount(hits.face, minlength=len(rest))
+        clear = (won == hits.covered).cpu().numpy()
         layer[rest[clear]] = i
         rest = rest[~clear]
         if not len(rest):

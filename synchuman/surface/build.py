@@ -49,7 +49,7 @@ def build_fine(
     """Build a textured mesh from the result of Stage 2.
 
     Args:
-        features: [n, 101] raw features of the mesh decoder.
+        features: [n, 101] raw features of the mesh decoder; on their device the work is done.
         coords: [n, 4] integers (0, x, y, z).
         resolution: Cells along each side of the decoder's grid.
         sources: See `image_sources`.
@@ -61,7 +61,7 @@ def build_fine(
         ValueError: The features are malformed or hold no surface; the message says what to do.
     """
     dense = fine_surface(coords, features, resolution, checkpoint)
-    return texture_mesh(dense, sources, faces, texture_size, checkpoint)
+    return texture_mesh(dense, sources, faces, texture_size, checkpoint, features.device)
 
 
 def coarse_mesh(logits: np.ndarray, sources: list[Source], faces: int, checkpoint: Checkpoint) -> DenseMesh:
@@ -98,7 +98,12 @@ def latent_voxels(logits: np.ndarray, coarse: DenseMesh, at: str) -> np.ndarray:
 
 
 def texture_mesh(
-    dense: DenseMesh, sources: list[Source], faces: int, texture_size: int, checkpoint: Checkpoint
+    dense: DenseMesh,
+    sources: list[Source],
+    faces: int,
+    texture_size: int,
+    checkpoint: Checkpoint,
+    device: torch.device,
 ) -> TexturedMesh:
     """Decimate a surface and texture it; the way from any surface to a `TexturedMesh`.
 
@@ -108,13 +113,35 @@ def texture_mesh(
         faces: Triangles wanted.
         texture_size: Side of the texture in texels.
         checkpoint: Called often as (stage, step, total); what it raises stops the work.
+        device: Where charts are found and texels coloured; the result is the same up to rounding. If its
+            memory runs out, the CPU does it, with a warning in the log.
     """
     vertices, triangles = decimate(dense.vertices, dense.faces, faces)
     if not is_watertight(triangles):
         LOGGER.warning("The mesh of %d faces is not closed.", len(triangles))
-    atlas = unwrap(vertices, triangles, texture_size, checkpoint)
+    try:
+        return _textured(vertices, triangles, dense, sources, texture_size, checkpoint, device)
+    except torch.OutOfMemoryError as error:
+        reason = str(error)
+    # Outside of the handler, where the error would still hold what the first try had in memory.
+    LOGGER.warning("%s ran out of memory; the CPU does the texture (%s)", device, reason)
+    cpu = torch.device("cpu")
+    return _textured(vertices, triangles, dense, sources, texture_size, checkpoint, cpu)
+
+
+def _textured(
+    vertices: np.ndarray,
+    triangles: np.ndarray,
+    dense: DenseMesh,
+    sources: list[Source],
+    texture_size: int,
+    checkpoint: Checkpoint,
+    device: torch.device,
+) -> TexturedMesh:
+    """Unwrap a decimated surface and colour it."""
+    atlas = unwrap(vertices, triangles, texture_size, checkpoint, device)
     smooth = vertex_normals(vertices, triangles, smooth=3)
-    texture = bake(vertices, triangles, smooth, atlas, sources, texture_size, checkpoint, dense)
+    texture = bake(vertices, triangles, smooth, atlas, sources, texture_size, checkpoint, device, dense)
     shading = vertex_normals(vertices, triangles)
     return TexturedMesh(
         vertices[atlas.source], atlas.faces, atlas.uv, texture, shading[atlas.source].astype(np.float32)

@@ -35,11 +35,12 @@ def pack(charts: list[Chart], size: int, checkpoint: Checkpoint) -> tuple[np.nda
         Positions [n, 2] of the charts' origins in texels, and the scale in texels per unit.
     """
     area = sum(float(_area(chart.triangles).sum()) for chart in charts)
-    scale = size * np.sqrt(FIRST_FILL / max(area, 1e-12))
+    first = size * np.sqrt(FIRST_FILL / max(area, 1e-12))
+    drawn = [_draw(chart.triangles, first * CELLS / size) for chart in charts]
+    scale = first
     while True:
         checkpoint("atlas", 3, 4)
-        masks = [_draw(chart.triangles, scale * CELLS / size) for chart in charts]
-        cells = _place(masks)
+        cells = _place([_mask(pixels, scale / first) for pixels in drawn])
         if cells is not None:
             # A chart is drawn half a cell away from its mask's corner, which is its gutter.
             return (cells + 0.5) * (size / CELLS), scale
@@ -52,14 +53,34 @@ def _area(triangles: np.ndarray) -> np.ndarray:
 
 
 def _draw(triangles: np.ndarray, scale: float) -> np.ndarray:
-    """Draw a chart and a gutter around it as a mask [h, w] bool of cells; `scale` is in cells per unit."""
-    corners = (triangles * scale + 0.5) * FINE
-    high, wide = (int(np.ceil((corners[..., axis].max() + 1) / FINE)) + 1 for axis in (1, 0))
-    fine = np.zeros((high * FINE, wide * FINE), np.uint8)
+    """Draw a chart; return its pixels [n, 2] (row, column), of which `FINE` are a cell along each axis.
+
+    Args:
+        triangles: [f, 3, 2] with their smallest corner at (0, 0).
+        scale: Cells per unit.
+    """
+    corners = triangles * (scale * FINE)
+    wide, high = np.ceil(corners.reshape(-1, 2).max(0)).astype(int) + 1
+    fine = np.zeros((high, wide), np.uint8)
     for triangle in np.floor(corners).astype(np.int32):
         cv2.fillConvexPoly(fine, triangle, 1)
+    return np.argwhere(fine).astype(np.float32)
+
+
+def _mask(pixels: np.ndarray, shrink: float) -> np.ndarray:
+    """Make the mask [h, w] bool of the cells of a chart and of a gutter around it.
+
+    Args:
+        pixels: See `_draw`.
+        shrink: At most 1; scale of the mask beside that of the pixels.
+    """
+    # Shrunk pixels leave no gaps, and are at most one from where they would have been drawn: the gutter's.
+    places = np.floor((pixels + 0.5) * shrink + 0.5 * FINE).astype(np.int64)
+    high, wide = (places.max(0) + FINE) // FINE + 1
+    fine = np.zeros((high * FINE, wide * FINE), np.uint8)
+    fine[places[:, 0], places[:, 1]] = 255  # the mean over a cell shows even one of them
     grown = cv2.dilate(fine, np.ones((3, 3), np.uint8))
-    return grown.reshape(high, FINE, wide, FINE).max((1, 3)) > 0
+    return cv2.resize(grown, (wide, high), interpolation=cv2.INTER_AREA) > 0
 
 
 def _place(masks: list[np.ndarray]) -> np.ndarray | None:

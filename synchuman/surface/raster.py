@@ -1,13 +1,13 @@
-"""A triangle rasteriser in numpy: for depth maps, for texel lookup in an atlas and for previews."""
+"""The pixels of triangles as arrays: for previews, depth maps and texel lookup on the CPU."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
-# Candidate pixels handled at once; bounds the memory of a pass to some 100 MiB.
-CANDIDATES = 1_500_000
+from synchuman.surface.scan import scan_convert
 
 
 @dataclass(frozen=True)
@@ -51,57 +51,13 @@ def rasterize(
     Returns:
         The fragments; both windings are drawn.
     """
-    x, y = pixels[:, 0] - 0.5, pixels[:, 1] - 0.5
-    px, py = x[faces], y[faces]
-    x0, x1 = _span(px, width)
-    y0, y1 = _span(py, height)
-    area = (px[:, 1] - px[:, 0]) * (py[:, 2] - py[:, 0]) - (px[:, 2] - px[:, 0]) * (py[:, 1] - py[:, 0])
-    wide, high = np.maximum(x1 - x0 + 1, 0), np.maximum(y1 - y0 + 1, 0)
-    wide[np.abs(area) < 1e-12] = 0
-    used = np.flatnonzero((wide > 0) & (high > 0))
-
-    face_map = np.full(height * width, -1, np.int32)
-    bary_map = np.zeros((height * width, 2), np.float32)
-    depth_map = np.full(height * width, -np.inf, np.float32)
-    covered = np.zeros(len(faces), np.int64)
-    count = (wide * high)[used]
-    ends = np.cumsum(count)
-    begin = 0
-    while begin < len(used):
-        floor = ends[begin - 1] if begin else 0
-        end = max(int(np.searchsorted(ends, floor + CANDIDATES, side="right")), begin + 1)
-        part, number = used[begin:end], count[begin:end]
-        begin = end
-        triangle = np.repeat(part, number)
-        k = np.arange(len(triangle)) - np.repeat(np.cumsum(number) - number, number)
-        row, column = np.divmod(k, wide[triangle])
-        row, column = row + y0[triangle], column + x0[triangle]
-        ax, ay = px[triangle, 0], py[triangle, 0]
-        dx, dy = column - ax, row - ay
-        w1 = (dx * (py[triangle, 2] - ay) - dy * (px[triangle, 2] - ax)) / area[triangle]
-        w2 = (dy * (px[triangle, 1] - ax) - dx * (py[triangle, 1] - ay)) / area[triangle]
-        inside = (w1 >= -1e-9) & (w2 >= -1e-9) & (w1 + w2 <= 1 + 1e-9)
-        triangle, w1, w2 = triangle[inside], w1[inside], w2[inside]
-        covered += np.bincount(triangle, minlength=len(faces))
-        pixel = row[inside] * width + column[inside]
-        if depth is None:
-            near = np.zeros(len(pixel), np.float32)
-        else:
-            corners = depth[faces[triangle]]
-            near = corners[:, 0] * (1 - w1 - w2) + corners[:, 1] * w1 + corners[:, 2] * w2
-            nearer = np.flatnonzero(near > depth_map[pixel])
-            # The last of several assignments to one pixel stays: the nearest, after sorting.
-            order = nearer[np.argsort(near[nearer], kind="stable")]
-            pixel, triangle, w1, w2, near = pixel[order], triangle[order], w1[order], w2[order], near[order]
-        face_map[pixel] = triangle
-        bary_map[pixel, 0], bary_map[pixel, 1] = w1, w2
-        depth_map[pixel] = near
+    given = None if depth is None else torch.from_numpy(np.ascontiguousarray(depth))
+    corners = torch.from_numpy(np.ascontiguousarray(faces))
+    hits = scan_convert(torch.from_numpy(np.ascontiguousarray(pixels)), corners, height, width, given)
+    index = hits.index.numpy()
+    face = np.full(height * width, -1, np.int32)
+    bary = np.zeros((height * width, 2), np.float32)
+    near = np.full(height * width, -np.inf, np.float32)
+    face[index], bary[index], near[index] = hits.face.numpy(), hits.bary.numpy(), hits.depth.numpy()
     shape = (height, width)
-    return Fragments(face_map.reshape(shape), bary_map.reshape(*shape, 2), depth_map.reshape(shape), covered)
-
-
-def _span(corners: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """First and last pixel centre within each triangle's extent along one axis."""
-    low = np.ceil(corners.min(1) - 1e-9).clip(0, size).astype(np.int64)
-    high = np.floor(corners.max(1) + 1e-9).clip(-1, size - 1).astype(np.int64)
-    return low, high
+    return Fragments(face.reshape(shape), bary.reshape(*shape, 2), near.reshape(shape), hits.covered.numpy())

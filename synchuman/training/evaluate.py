@@ -157,7 +157,7 @@ def measure_variant(
         logits = carve_views(subject.photo, *views)
     sources = image_sources(*views, subject.photo)
     coarse = coarse_mesh(logits, sources, settings.faces, _quiet)
-    rows = {"variant": measure_textured(subject, texture_mesh(coarse, sources, *size, _quiet))}
+    rows = {"variant": measure_textured(subject, texture_mesh(coarse, sources, *size, _quiet, stage1.device))}
     if stage2 is not None:
         fine = next(
             event
