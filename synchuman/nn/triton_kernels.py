@@ -30,9 +30,9 @@ def _on_device_of_first(
     return guarded
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows", "splits", "rows_per_split"])
 def _channel_moments(
-    x, means, squares, rows, channels, splits, rows_per_split,
+    x, means, squares, rows, channels, all_channels, offset, splits, rows_per_split,
     STEPS: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_CHANNELS: tl.constexpr,
 ):  # fmt: skip
     """Mean and sum of squared differences of every channel over some rows of an image."""
@@ -42,27 +42,25 @@ def _channel_moments(
     first = split * rows_per_split
     last = tl.minimum(first + rows_per_split, rows)
     start = x + image.to(tl.int64) * rows * channels
-    mean = tl.zeros([BLOCK_CHANNELS], tl.float32)
-    square = tl.zeros([BLOCK_CHANNELS], tl.float32)
+    # Sums of differences from the first row: no large mean that cancels, no merging on the way.
+    near = tl.load(start + first * channels + c, mask=inside, other=0.0).to(tl.float32)
+    sums = tl.zeros([BLOCK_ROWS, BLOCK_CHANNELS], tl.float32)
+    squared = tl.zeros([BLOCK_ROWS, BLOCK_CHANNELS], tl.float32)
     for index in range(STEPS):
-        row = first + index * BLOCK_ROWS
-        r = row + tl.arange(0, BLOCK_ROWS)
+        r = first + index * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
         mask = (r < last)[:, None] & inside[None, :]
         values = tl.load(start + r[:, None] * channels + c[None, :], mask=mask, other=0.0).to(tl.float32)
-        # Chan et al. 1983: moments of two parts together.
-        before = (tl.minimum(row, last) - first).to(tl.float32)
-        count = tl.maximum(tl.minimum(last - row, BLOCK_ROWS), 0).to(tl.float32)
-        part = tl.sum(values, 0) / tl.maximum(count, 1.0)
-        away = tl.where(mask, values - part[None, :], 0.0)
-        step = part - mean
-        square += tl.sum(away * away, 0) + step * step * before * count / (before + count)
-        mean += step * count / (before + count)
-    place = (image * splits + split) * channels + c
-    tl.store(means + place, mean, mask=inside)
-    tl.store(squares + place, square, mask=inside)
+        away = tl.where(mask, values - near[None, :], 0.0)
+        sums += away
+        squared += away * away
+    count = (last - first).to(tl.float32)
+    part = tl.sum(sums, 0) / count
+    place = (image * splits + split) * all_channels + offset + c
+    tl.store(means + place, near + part, mask=inside)
+    tl.store(squares + place, tl.maximum(tl.sum(squared, 0) - part * part * count, 0.0), mask=inside)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows", "channels", "splits", "rows_per_split", "per_group"])
 def _group_affine(
     means, squares, shift, weight, bias, scales, offsets, rows, channels, splits, rows_per_split,
     per_group, eps, HAS_SHIFT: tl.constexpr, BLOCK_SPLITS: tl.constexpr, BLOCK: tl.constexpr,
@@ -92,9 +90,9 @@ def _group_affine(
     tl.store(offsets + image * channels + c, offset, mask=mine)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def _apply_affine(
-    x, out, scales, offsets, rows, channels,
+    x, out, scales, offsets, rows, channels, all_channels, offset,
     SILU: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_CHANNELS: tl.constexpr,
 ):  # fmt: skip
     image = tl.program_id(2)
@@ -102,44 +100,59 @@ def _apply_affine(
     c = tl.program_id(1) * BLOCK_CHANNELS + tl.arange(0, BLOCK_CHANNELS)
     inside = c < channels
     mask = (r < rows)[:, None] & inside[None, :]
-    place = image.to(tl.int64) * rows * channels + r[:, None] * channels + c[None, :]
-    scale = tl.load(scales + image * channels + c, mask=inside, other=0.0)
-    offset = tl.load(offsets + image * channels + c, mask=inside, other=0.0)
-    y = tl.load(x + place, mask=mask, other=0.0).to(tl.float32) * scale[None, :] + offset[None, :]
+    row = image.to(tl.int64) * rows + r[:, None]
+    scale = tl.load(scales + image * all_channels + offset + c, mask=inside, other=0.0)
+    move = tl.load(offsets + image * all_channels + offset + c, mask=inside, other=0.0)
+    values = tl.load(x + row * channels + c[None, :], mask=mask, other=0.0).to(tl.float32)
+    y = values * scale[None, :] + move[None, :]
     if SILU:
         y = y / (1.0 + tl.exp(-y))
-    tl.store(out + place, y.to(out.dtype.element_ty), mask=mask)
+    tl.store(out + row * all_channels + offset + c[None, :], y.to(out.dtype.element_ty), mask=mask)
 
 
 @_on_device_of_first
 def group_norm(
-    x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, silu: bool, shift: Tensor | None
-) -> Tensor:
-    """Group norm of [batch, rows, channels], contiguous; see `fused.group_norm`."""
-    batch, rows, channels = x.shape
+    first: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, silu: bool, shift: Tensor | None,
+    *more: Tensor,
+) -> Tensor:  # fmt: skip
+    """Group norm of parts [batch, rows, channels of the part], contiguous; see `fused.group_norm`.
+
+    Returns:
+        [batch, rows, channels of all parts].
+    """
+    parts = (first, *more)
+    batch, rows = first.shape[:2]
+    channels = sum(part.shape[2] for part in parts)
     splits = triton.cdiv(rows, ROWS_PER_SPLIT)
     per_split = triton.cdiv(rows, splits)
-    means, squares = torch.empty(2, batch, splits, channels, device=x.device, dtype=torch.float32)
-    blocks = triton.cdiv(channels, 64)
-    _channel_moments[(batch, splits, blocks)](
-        x, means, squares, rows, channels, splits, per_split,
-        STEPS=triton.cdiv(per_split, 64), BLOCK_ROWS=64, BLOCK_CHANNELS=64,
-    )  # fmt: skip
-    scales, offsets = torch.empty(2, batch, channels, device=x.device, dtype=torch.float32)
+    splits = triton.cdiv(rows, per_split)  # none is empty
+    means, squares = torch.empty(2, batch, splits, channels, device=first.device, dtype=torch.float32)
+    scales, offsets = torch.empty(2, batch, channels, device=first.device, dtype=torch.float32)
+    out = first.new_empty(batch, rows, channels)
+    places = [sum(p.shape[2] for p in parts[:index]) for index in range(len(parts))]
+    for part, place in zip(parts, places, strict=True):
+        own = part.shape[2]
+        _channel_moments[(batch, splits, triton.cdiv(own, 64))](
+            part, means, squares, rows, own, channels, place, splits, per_split,
+            STEPS=ROWS_PER_SPLIT // 64, BLOCK_ROWS=64, BLOCK_CHANNELS=64,
+        )  # fmt: skip
     per_group = channels // groups
     _group_affine[(batch, groups)](
-        means, squares, x if shift is None else shift.contiguous(), weight, bias, scales, offsets,
+        means, squares, first if shift is None else shift.contiguous(), weight, bias, scales, offsets,
         rows, channels, splits, per_split, per_group, eps, HAS_SHIFT=shift is not None,
-        BLOCK_SPLITS=triton.next_power_of_2(splits), BLOCK=triton.next_power_of_2(per_group),
+        BLOCK_SPLITS=max(triton.next_power_of_2(splits), 32),
+        BLOCK=max(triton.next_power_of_2(per_group), 64),
     )  # fmt: skip
-    out = torch.empty_like(x)
-    _apply_affine[(triton.cdiv(rows, 64), blocks, batch)](
-        x, out, scales, offsets, rows, channels, SILU=silu, BLOCK_ROWS=64, BLOCK_CHANNELS=64
-    )
+    for part, place in zip(parts, places, strict=True):
+        own = part.shape[2]
+        _apply_affine[(triton.cdiv(rows, 64), triton.cdiv(own, 64), batch)](
+            part, out, scales, offsets, rows, own, channels, place,
+            SILU=silu, BLOCK_ROWS=64, BLOCK_CHANNELS=64,
+        )  # fmt: skip
     return out
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def _add_biased(
     x, residual, bias, out, rows, channels, BLOCK_ROWS: tl.constexpr, BLOCK_CHANNELS: tl.constexpr
 ):  # fmt: skip
@@ -164,7 +177,7 @@ def add_biased(x: Tensor, residual: Tensor, bias: Tensor) -> Tensor:
     return out
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 def _geglu(x, out, rows, width, BLOCK_ROWS: tl.constexpr, BLOCK: tl.constexpr):
     r = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
     c = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
@@ -187,7 +200,7 @@ def geglu(x: Tensor) -> Tensor:
     return out
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows", "heads"])
 def _normalise_heads(
     qkv, q_gamma, k_gamma, rows, width, heads, scale,
     BLOCK_HEADS: tl.constexpr, BLOCK_WIDTH: tl.constexpr,
@@ -216,7 +229,7 @@ def normalise_heads_(qkv: Tensor, q_gamma: Tensor, k_gamma: Tensor) -> None:
     )  # fmt: skip
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows", "tokens", "gate_stride", "scale_stride", "shift_stride"])
 def _add_layer_norm(
     x, delta, gate, weight, bias, scale, shift, total, out,
     rows, tokens, width, gate_stride, scale_stride, shift_stride, eps,
