@@ -14,7 +14,8 @@ from torch import Tensor, nn
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
 
-ROWS_PER_SPLIT = 512  # of a group norm's statistics: enough programs to fill a GPU, few partial results
+# Of a group norm's statistics: enough programs to fill a GPU, few partial results.
+ROWS_PER_SPLIT, MOST_SPLITS = 512, 256
 
 
 def _on_device_of_first(
@@ -123,7 +124,8 @@ def group_norm(
     parts = (first, *more)
     batch, rows = first.shape[:2]
     channels = sum(part.shape[2] for part in parts)
-    splits = triton.cdiv(rows, ROWS_PER_SPLIT)
+    steps = triton.cdiv(max(ROWS_PER_SPLIT, triton.cdiv(rows, MOST_SPLITS)), 64)
+    splits = triton.cdiv(rows, 64 * steps)
     per_split = triton.cdiv(rows, splits)
     splits = triton.cdiv(rows, per_split)  # none is empty
     means, squares = torch.empty(2, batch, splits, channels, device=first.device, dtype=torch.float32)
@@ -134,7 +136,7 @@ def group_norm(
         own = part.shape[2]
         _channel_moments[(batch, splits, triton.cdiv(own, 64))](
             part, means, squares, rows, own, channels, place, splits, per_split,
-            STEPS=ROWS_PER_SPLIT // 64, BLOCK_ROWS=64, BLOCK_CHANNELS=64,
+            STEPS=steps, BLOCK_ROWS=64, BLOCK_CHANNELS=64,
         )  # fmt: skip
     per_group = channels // groups
     _group_affine[(batch, groups)](
@@ -231,10 +233,10 @@ def normalise_heads_(qkv: Tensor, q_gamma: Tensor, k_gamma: Tensor) -> None:
 
 @triton.jit(do_not_specialize=["rows", "tokens", "gate_stride", "scale_stride", "shift_stride"])
 def _add_layer_norm(
-    x, delta, gate, weight, bias, scale, shift, total, out,
+    x, delta, gate, weight, bias, scale, shift, offset, total, out,
     rows, tokens, width, gate_stride, scale_stride, shift_stride, eps,
     ADD: tl.constexpr, GATE: tl.constexpr, AFFINE: tl.constexpr, MODULATE: tl.constexpr,
-    BLOCK_ROWS: tl.constexpr, BLOCK: tl.constexpr,
+    OFFSET: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
     c = tl.arange(0, BLOCK)
@@ -248,9 +250,11 @@ def _add_layer_norm(
         if GATE:
             d *= tl.load(gate + image * gate_stride + c[None, :], mask=mask, other=0.0).to(tl.float32)
         # Norm what is kept, rounded, as two operations would.
-        rounded = (y + d).to(total.dtype.element_ty)
-        tl.store(total + place, rounded, mask=mask)
-        y = rounded.to(tl.float32)
+        y = (y + d).to(total.dtype.element_ty).to(tl.float32)
+        kept = y
+        if OFFSET:
+            kept += tl.load(offset + c, mask=inside, other=0.0).to(tl.float32)[None, :]
+        tl.store(total + place, kept.to(total.dtype.element_ty), mask=mask)
     mean = tl.sum(y, 1) / width
     away = tl.where(mask, y - mean[:, None], 0.0)
     y = away / tl.sqrt(tl.sum(away * away, 1) / width + eps)[:, None]
@@ -266,7 +270,7 @@ def _add_layer_norm(
 @_on_device_of_first
 def add_layer_norm(
     x: Tensor, delta: Tensor | None, gate: Tensor | None, norm: nn.LayerNorm, scale: Tensor | None,
-    shift: Tensor | None,
+    shift: Tensor | None, offset: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
     """See `fused.add_layer_norm`; without delta the sum is x itself. Contiguous."""
     width = x.shape[-1]
@@ -277,11 +281,108 @@ def add_layer_norm(
     gate, scale, shift = (_strided(v) for v in (gate, scale, shift))
     _add_layer_norm[(triton.cdiv(rows, block_rows),)](
         x, _or(delta, x), _or(gate, x), _or(norm.weight, x), _or(norm.bias, x), _or(scale, x), _or(shift, x),
-        total, out, rows, tokens, width, *(_image_stride(v) for v in (gate, scale, shift)), norm.eps,
+        _or(offset, x), total, out, rows, tokens, width, *(_image_stride(v) for v in (gate, scale, shift)), norm.eps,
         ADD=delta is not None, GATE=gate is not None, AFFINE=norm.weight is not None,
-        MODULATE=scale is not None, BLOCK_ROWS=block_rows, BLOCK=block,
+        MODULATE=scale is not None, OFFSET=offset is not None, BLOCK_ROWS=block_rows, BLOCK=block,
     )  # fmt: skip
     return total, out
+
+
+@triton.jit(
+    do_not_specialize=[
+        "rows", "n1", "n2", "n3", "n4", "d0", "d1", "d2", "d3", "d4", "o0", "o1", "o2", "o3", "o4",
+        "delta_length", "out_length",
+    ]
+)
+def _add_layer_norm_in_order(
+    x, delta, weight, bias, total, out, rows, width, n1, n2, n3, n4,
+    d0, d1, d2, d3, d4, o0, o1, o2, o3, o4, delta_length, out_length, eps,
+    ADD: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
+    c = tl.arange(0, BLOCK)
+    inside = c < width
+    there = row < rows
+    mask = there[:, None] & inside[None, :]
+    place = row.to(tl.int64)[:, None] * width + c[None, :]
+    i4 = row % n4
+    left = row // n4
+    i3 = left % n3
+    left = left // n3
+    i2 = left % n2
+    left = left // n2
+    i1 = left % n1
+    i0 = left // n1
+    y = tl.load(x + place, mask=mask, other=0.0).to(tl.float32)
+    if ADD:
+        of_delta = (i0 * d0 + i1 * d1 + i2 * d2 + i3 * d3 + i4 * d4).to(tl.int64)
+        given = (there & (i2 < delta_length))[:, None] & inside[None, :]
+        y += tl.load(delta + of_delta[:, None] * width + c[None, :], mask=given, other=0.0).to(tl.float32)
+        # Norm what is kept, rounded, as two operations would.
+        rounded = y.to(total.dtype.element_ty)
+        tl.store(total + place, rounded, mask=mask)
+        y = rounded.to(tl.float32)
+    mean = tl.sum(y, 1) / width
+    away = tl.where(mask, y - mean[:, None], 0.0)
+    y = away / tl.sqrt(tl.sum(away * away, 1) / width + eps)[:, None]
+    y = y * tl.load(weight + c, mask=inside, other=0.0).to(tl.float32)[None, :]
+    y += tl.load(bias + c, mask=inside, other=0.0).to(tl.float32)[None, :]
+    of_out = (i0 * o0 + i1 * o1 + i2 * o2 + i3 * o3 + i4 * o4).to(tl.int64)
+    wanted = (there & (i2 < out_length))[:, None] & inside[None, :]
+    tl.store(out + of_out[:, None] * width + c[None, :], y.to(out.dtype.element_ty), mask=wanted)
+
+
+@_on_device_of_first
+def add_layer_norm_in_order(
+    x: Tensor, delta: Tensor | None, norm: nn.LayerNorm, order: tuple[int, ...], length: int
+) -> tuple[Tensor, Tensor]:
+    """See `fused.add_layer_norm_in_order`; x contiguous, the last axis of delta dense."""
+    width = x.shape[-1]
+    rows = x.numel() // width
+    sizes = [length if axis == 2 else x.shape[axis] for axis in order]
+    out = x.new_empty(*sizes, width)
+    back = out.permute(*(order.index(axis) for axis in range(5)), 5)
+    total = x if delta is None else torch.empty_like(x)
+    given = x if delta is None else delta
+    block = triton.next_power_of_2(width)
+    block_rows = max(4096 // block, 1)
+    _add_layer_norm_in_order[(triton.cdiv(rows, block_rows),)](
+        x, given, norm.weight, norm.bias, total, out, rows, width, *x.shape[1:5],
+        *(step // width for step in given.stride()[:5]), *(step // width for step in back.stride()[:5]),
+        given.shape[2], length, norm.eps, ADD=delta is not None, BLOCK_ROWS=block_rows, BLOCK=block,
+    )  # fmt: skip
+    return total, out
+
+
+@triton.jit(do_not_specialize=["rows", "side"])
+def _spread_phases(
+    phases, bias, out, rows, side, channels, BLOCK_ROWS: tl.constexpr, BLOCK_CHANNELS: tl.constexpr
+):  # fmt: skip
+    r = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
+    c = tl.program_id(1) * BLOCK_CHANNELS + tl.arange(0, BLOCK_CHANNELS)
+    inside = c < channels
+    mask = (r < rows)[:, None] & inside[None, :]
+    x = r % side
+    left = r // side
+    y = left % side
+    image = left // side
+    low = side // 2 + 1
+    source = (image * low + y // 2 + y % 2) * low + x // 2 + x % 2
+    place = (source * 4 + (y % 2) * 2 + x % 2).to(tl.int64) * channels
+    total = tl.load(phases + place[:, None] + c[None, :], mask=mask, other=0.0).to(tl.float32)
+    total += tl.load(bias + c, mask=inside, other=0.0).to(tl.float32)[None, :]
+    tl.store(out + r.to(tl.int64)[:, None] * channels + c[None, :], total.to(out.dtype.element_ty), mask=mask)
+
+
+@_on_device_of_first
+def spread_phases(phases: Tensor, bias: Tensor) -> Tensor:
+    """See `fused.spread_phases`: [batch, n + 1, n + 1, 4 channels], contiguous, to [batch, 2 n, 2 n, channels]."""
+    batch, side, channels = len(phases), 2 * (phases.shape[1] - 1), len(bias)
+    out = phases.new_empty(batch, side, side, channels)
+    rows = batch * side * side
+    grid = triton.cdiv(rows, 64), triton.cdiv(channels, 64)
+    _spread_phases[grid](phases, bias, out, rows, side, channels, BLOCK_ROWS=64, BLOCK_CHANNELS=64)
+    return out
 
 
 def _or(tensor: Tensor | None, other: Tensor) -> Tensor:
