@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import torch
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.resnet import ResnetBlock2D
 from diffusers.models.upsampling import Upsample2D
 from torch import nn
@@ -15,6 +16,8 @@ from torch.nn import functional as F
 from synchuman.nn import fused
 from synchuman.nn.arrange import arrange
 from synchuman.nn.attention import Attention, joined
+from synchuman.stage1.config import AutoencoderConfig
+from synchuman.stage1.image_autoencoder import build_image_autoencoder
 from synchuman.stage1.unet_blocks import Doubling, ResidualBlock
 
 
@@ -77,6 +80,27 @@ def test_maps_in_parts_and_doubled_are_what_they_stand_for(layout):
     doubling.zero_grad()
     Upsample2D.forward(doubling, maps).square().sum().backward()
     torch.testing.assert_close(ours, doubling.conv.weight.grad, rtol=1e-4, atol=1e-4)
+
+
+def test_joined_image_autoencoder_is_the_published_one():
+    sizes = {"block_out_channels": (8, 16), "layers_per_block": 1, "norm_num_groups": 4, "latent_channels": 4}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        theirs = AutoencoderKL(
+            down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2, **sizes
+        )
+        torch.manual_seed(0)
+        ours = build_image_autoencoder(AutoencoderConfig(widths=(8, 16), layers=1, norm_groups=4))
+    assert list(ours.state_dict()) == list(theirs.state_dict())
+    assert all(torch.equal(a, b) for a, b in zip(ours.state_dict().values(), theirs.state_dict().values()))
+    kinds = {type(module) for module in ours.modules()}
+    assert not kinds & {ResnetBlock2D, Upsample2D, nn.GroupNorm}
+    with torch.no_grad():
+        latents, images = draw(2, 4, 8, 8), draw(1, 3, 16, 16)
+        torch.testing.assert_close(ours.decode(latents).sample, theirs.decode(latents).sample)
+        torch.testing.assert_close(
+            ours.encode(images).latent_dist.mode(), theirs.encode(images).latent_dist.mode()
+        )
 
 
 def test_joined_projections_attend_alike_and_move():
@@ -198,7 +222,9 @@ def test_kernel_of_layer_norm(kernels, affine, images):
         theirs = fused.add_layer_norm(x, delta, norm, gate, scale, shift)
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
     ours = kernels.add_layer_norm(x, delta, None, norm, None, None, draw(40, seed=9))
-    torch.testing.assert_close(ours, fused.add_layer_norm(x, delta, norm, offset=draw(40, seed=9)), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        ours, fused.add_layer_norm(x, delta, norm, offset=draw(40, seed=9)), rtol=1e-4, atol=1e-5
+    )
     same, normed = kernels.add_layer_norm(x, None, None, norm, None, None)
     assert same is x
     torch.testing.assert_close(normed, norm(x), rtol=1e-4, atol=1e-5)

@@ -47,7 +47,9 @@ def test_multiview_transformer(name, batch, rows):
         },
         taps,
     )
-    watched = network.block.ff.register_forward_pre_hook(lambda _m, inputs: taps.update(normed=inputs[0].clone()))
+    watched = network.block.ff.register_forward_pre_hook(
+        lambda _m, inputs: taps.update(normed=inputs[0].clone())
+    )
     for method, key in (("attend_domains", "attn1"), ("attend_rows", "attn_mv")):
         inner = getattr(network.block, method)
 

@@ -123,7 +123,8 @@ def spread_phases(phases: Tensor, bias: Tensor) -> Tensor:
         torch.stack([part[:, b, :, a : a + side, b : b + side] for b in (0, 1)], dim=-1)
         for a, part in enumerate((top, bottom))
     ]
-    return torch.stack(rows, dim=-3).flatten(-2).flatten(-3, -2) + bias.view(-1, 1, 1)
+    spread = torch.stack(rows, dim=-3).flatten(-2).flatten(-3, -2) + bias.view(-1, 1, 1)
+    return spread.contiguous(memory_format=torch.channels_last) if last.is_contiguous() else spread
 
 
 def geglu(x: Tensor) -> Tensor:
@@ -231,4 +232,6 @@ def add_layer_norm_in_order(
 def _rows_apart(delta: Tensor, x: Tensor) -> bool:
     """Whether rows of [..., width] lie whole in memory, at multiples of their width."""
     width = x.shape[-1]
-    return delta.dtype == x.dtype and delta.stride(-1) == 1 and all(s % width == 0 for s in delta.stride()[:-1])
+    return (
+        delta.dtype == x.dtype and delta.stride(-1) == 1 and all(s % width == 0 for s in delta.stride()[:-1])
+    )

@@ -14,7 +14,6 @@ from synchuman.nn.attention import Attention, KeyValue
 from synchuman.stage1.layout import count_groups, split
 from synchuman.views import FACE, FRONT, NUM_BODY_VIEWS, NUM_VIEWS
 
-
 # Orders of [domain, group, view, row, column]: twins side by side, and views beside each other in every row.
 AS_IS, TWINS, LINES = (0, 1, 2, 3, 4), (1, 2, 0, 3, 4), (0, 1, 3, 2, 4)
 # Tokens in one piece of the feed-forward layer, whose hidden values are eight times as wide.

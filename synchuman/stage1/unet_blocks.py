@@ -24,9 +24,12 @@ class ResidualBlock(ResnetBlock2D):
 
     def forward(self, x: Tensor, time: Tensor, skip: Tensor | None = None) -> Tensor:
         """Transform maps [B, in channels, h, w], in one or two parts, with embedded times [B, time width]."""
-        parts = (x,) if skip is None else (x, skip)
-        h = _convolve(fused.group_norm(parts, self.norm1, silu=True), self.conv1)
         shift = self.time_emb_proj(F.silu(time)) + self.conv1.bias
+        return self.shifted((x,) if skip is None else (x, skip), shift)
+
+    def shifted(self, parts: tuple[Tensor, ...], shift: Tensor) -> Tensor:
+        """Transform maps in one or more parts, with [B, channels] to add between the convolutions."""
+        h = _convolve(fused.group_norm(parts, self.norm1, silu=True), self.conv1)
         h = _convolve(fused.group_norm(h, self.norm2, silu=True, shift=shift), self.conv2)
         return fused.add_maps(h, _mix(parts, self.conv_shortcut), self.conv2.bias)
 
@@ -66,14 +69,17 @@ class Doubling(Upsample2D):
         """Return the weights that fall together, [4 width, width, 2, 2]; see `fused.spread_phases`."""
         weight = cast(nn.Conv2d, self.conv).weight
         # By parity and place before: which of the three weights fall there.
-        together = torch.tensor([[[1, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]], device=weight.device).float()
+        together = torch.tensor(
+            [[[1, 0, 0], [0, 1, 1]], [[1, 1, 0], [0, 0, 1]]], device=weight.device
+        ).float()
         folded = torch.einsum("oiyx,apy,bqx->aboipq", weight.float(), together, together)
         last = weight.is_contiguous(memory_format=torch.channels_last)
         layout = torch.channels_last if last else torch.contiguous_format
         return folded.flatten(0, 2).to(weight.dtype).contiguous(memory_format=layout)
 
-    def forward(self, x: Tensor, folded: Tensor) -> Tensor:
-        """Transform maps [B, width, h, h] to [B, width, 2 h, 2 h] with what `fold` returned."""
+    def forward(self, x: Tensor, folded: Tensor | None = None) -> Tensor:
+        """Transform maps [B, width, h, h] to [B, width, 2 h, 2 h]; with what `fold` returned, if at hand."""
+        folded = self.fold() if folded is None else folded
         return fused.spread_phases(F.conv2d(x, folded, padding=1), cast(nn.Conv2d, self.conv).bias)
 
 
