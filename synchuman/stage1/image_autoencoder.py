@@ -14,8 +14,9 @@ from synchuman.nn import fused
 from synchuman.stage1.config import AutoencoderConfig
 from synchuman.stage1.unet_blocks import Doubling, ResidualBlock
 
-# Pixels that the image autoencoder takes at once: one published image, or several small ones.
-SLICE_PIXELS = 768 * 768
+# Pixels that the image autoencoder takes at once: one image, or several small ones. A preview is decoded
+# beside a recorded step, whose memory it cannot use.
+SLICE_PIXELS = 384 * 384
 
 
 class TimelessBlock(ResidualBlock):
