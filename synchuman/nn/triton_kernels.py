@@ -72,7 +72,7 @@ def normalise_heads_(qkv: Tensor, q_gamma: Tensor, k_gamma: Tensor) -> None:
     )  # fmt: skip
 
 
-@triton.jit(do_not_specialize=["rows", "tokens", "gate_stride", "scale_stride", "shift_stride"])
+@triton.jit(do_not_specialize=["rows", "tokens"])
 def _add_layer_norm(
     x, delta, gate, weight, bias, scale, shift, offset, total, out,
     rows, tokens, width, gate_stride, scale_stride, shift_stride, eps,

@@ -70,21 +70,29 @@ def _group_affine(
     image, group = tl.program_id(0), tl.program_id(1)
     c = group * per_group + tl.arange(0, BLOCK)
     mine = tl.arange(0, BLOCK) < per_group
-    s = tl.arange(0, BLOCK_SPLITS)
-    mask = (s < splits)[:, None] & mine[None, :]
-    place = (image * splits + s[:, None]) * channels + c[None, :]
-    mean = tl.load(means + place, mask=mask, other=0.0)
-    square = tl.load(squares + place, mask=mask, other=0.0)
     added = tl.zeros([BLOCK], tl.float32)
     if HAS_SHIFT:
         added = tl.load(shift + image * channels + c, mask=mine, other=0.0).to(tl.float32)
-        mean += added[None, :]
-    left = tl.minimum(tl.maximum(rows - s * rows_per_split, 0), rows_per_split).to(tl.float32)
-    count = tl.where(mask, left[:, None], 0.0)
     total = rows * per_group
-    centre = tl.sum(tl.sum(mean * count, 1), 0) / total
-    away = mean - centre
-    variance = tl.sum(tl.sum(tl.where(mask, square + away * away * count, 0.0), 1), 0) / total
+    sums = tl.zeros([32, BLOCK], tl.float32)
+    for start in range(0, BLOCK_SPLITS, 32):
+        s = start + tl.arange(0, 32)
+        mask = (s < splits)[:, None] & mine[None, :]
+        place = (image * splits + s[:, None]) * channels + c[None, :]
+        mean = tl.load(means + place, mask=mask, other=0.0) + added[None, :]
+        left = tl.minimum(tl.maximum(rows - s * rows_per_split, 0), rows_per_split).to(tl.float32)
+        sums += tl.where(mask, mean * left[:, None], 0.0)
+    centre = tl.sum(tl.sum(sums, 1), 0) / total
+    squared = tl.zeros([32, BLOCK], tl.float32)
+    for start in range(0, BLOCK_SPLITS, 32):
+        s = start + tl.arange(0, 32)
+        mask = (s < splits)[:, None] & mine[None, :]
+        place = (image * splits + s[:, None]) * channels + c[None, :]
+        away = tl.load(means + place, mask=mask, other=0.0) + added[None, :] - centre
+        square = tl.load(squares + place, mask=mask, other=0.0)
+        left = tl.minimum(tl.maximum(rows - s * rows_per_split, 0), rows_per_split).to(tl.float32)
+        squared += tl.where(mask, square + away * away * left[:, None], 0.0)
+    variance = tl.sum(tl.sum(squared, 1), 0) / total
     gain = tl.load(weight + c, mask=mine, other=0.0).to(tl.float32) / tl.sqrt(variance + eps)
     offset = tl.load(bias + c, mask=mine, other=0.0).to(tl.float32) + (added - centre) * gain
     tl.store(scales + image * channels + c, gain, mask=mine)

@@ -24,7 +24,7 @@ class TimelessBlock(ResidualBlock):
 
     def forward(self, x: Tensor, temb: None = None) -> Tensor:  # type: ignore[override]
         """Transform maps [b, in channels, h, w]."""
-        return self.shifted((x,), self.conv1.bias.expand(len(x), -1))
+        return self.shifted((x,), cast(Tensor, self.conv1.bias).expand(len(x), -1))
 
 
 class MapNorm(nn.GroupNorm):
@@ -67,7 +67,7 @@ def _joined(module: nn.Module) -> nn.Module | None:
             return TimelessBlock(
                 in_channels=module.in_channels,
                 out_channels=module.out_channels,
-                temb_channels=None,
+                temb_channels=cast(int, None),  # diffusers' way to say: without time
                 groups=norm.num_groups,
                 eps=norm.eps,
             )

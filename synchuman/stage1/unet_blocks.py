@@ -77,10 +77,12 @@ class Doubling(Upsample2D):
         layout = torch.channels_last if last else torch.contiguous_format
         return folded.flatten(0, 2).to(weight.dtype).contiguous(memory_format=layout)
 
-    def forward(self, x: Tensor, folded: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, folded: Tensor | None = None) -> Tensor:  # type: ignore[override]
         """Transform maps [B, width, h, h] to [B, width, 2 h, 2 h]; with what `fold` returned, if at hand."""
         folded = self.fold() if folded is None else folded
-        return fused.spread_phases(F.conv2d(x, folded, padding=1), cast(nn.Conv2d, self.conv).bias)
+        convolution = cast(nn.Conv2d, self.conv)
+        assert convolution.bias is not None
+        return fused.spread_phases(F.conv2d(x, folded, padding=1), convolution.bias)
 
 
 class Level(nn.Module):
