@@ -151,11 +151,30 @@ class Bench:
         for name, network, call in (("Stage 1 step", joint, step), ("Stage 2 flow pass", flow, flow_step)):
             for part, took in profiling.time_parts(network, call, self.device).items():
                 yield f"{name}: {part}", {"ms": took}
-            text += [name, profiling.kernels(call, self.device)]
+            recorded = profiling.record(call, self.device)
+            text += [name, profiling.kernels(recorded, self.device)]
+            if network is joint:
+                yield from self._reached(recorded)
         if self.out is not None:
             (self.out / "profile.txt").write_text("\n".join(text) + "\n")
         else:
             print("\n".join(text))
+
+    def _reached(self, recorded: Any) -> Iterator[tuple[str, Row]]:
+        """Floating-point operations of a Stage 1 step by kind, and how many a second its kernels did."""
+        config = self.size.stage1
+        tokens = (config.image_encoder.image_size // config.image_encoder.patch) ** 2
+        counts = profiling.step_operations(
+            config.joint_network, config.prompt_length, tokens + 1 + config.image_encoder.registers
+        )
+        spent = profiling.milliseconds_by_kind(recorded)
+        for kind in (*counts, "small kernels"):
+            row = {"TFLOP": counts[kind]} if kind in counts else {}
+            if spent.get(kind):
+                row["ms"] = spent[kind]
+                if kind in counts:
+                    row["TFLOP/s"] = 1000 * counts[kind] / spent[kind]
+            yield f"Stage 1 step, operations: {kind}", row
 
     @torch.no_grad()
     def goldens(self) -> Iterator[tuple[str, Row]]:

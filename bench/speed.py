@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
@@ -13,7 +14,7 @@ from unittest import mock
 
 import torch
 from published import PersonStage1, PersonStage2, Size, draw, photo, photo_bytes, surface_person, voxels
-from timing import free, milliseconds, peak_memory, seconds
+from timing import free, milliseconds, peak_memory, seconds, synchronize
 from torch import Tensor
 
 from synchuman.nn import fused
@@ -219,8 +220,17 @@ def stage1_parts(stage1: Stage1, size: Size) -> Iterator[tuple[str, Row]]:
         for _ in stage1.sample(rgba, size.stage1_steps, size.guidance, 43, previews):
             pass
 
+    # What the first run takes more: building kernels and plans in step 1, recording in step 2.
+    began, events = time.perf_counter(), stage1.sample(rgba, 3, size.guidance, 43)
+    for name in ("encoders and step 1", "step 2, recorded", "step 3", "decoding"):
+        next(events)
+        synchronize(device)
+        yield f"first run: {name}", {"s": time.perf_counter() - began}
+        began = time.perf_counter()
+    events.close()
+
     every = stage1.config.preview_interval
-    for name, previews in ((f"{size.stage1_steps} steps, first time", 0), (f"{size.stage1_steps} steps", 0),
+    for name, previews in ((f"{size.stage1_steps} steps", 0),
                            (f"{size.stage1_steps} steps, previews every {every}", every)):  # fmt: skip
         with peak_memory(device) as memory:
             took = seconds(lambda previews=previews: run(previews), device)

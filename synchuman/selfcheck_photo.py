@@ -77,7 +77,7 @@ def _round_trip(loaded: Loaded, rgba: np.ndarray) -> Found:
     import torch
 
     from synchuman.photo.framing import frame_sharp, on_white, to_uint8
-    from synchuman.stage1.conditioning import decode_images, encode_images
+    from synchuman.stage1.image_autoencoder import decode_images, encode_images
 
     stage1 = loaded.stage1
     canvas, _ = (on_white(image) for image in frame_sharp(rgba, stage1.config.image_size))

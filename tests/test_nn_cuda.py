@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import pytest
 import torch
+from diffusers.models.resnet import ResnetBlock2D
+from diffusers.models.upsampling import Upsample2D
 from torch import nn
 
 from synchuman.nn import fused
 from synchuman.nn.arrange import arrange
 from synchuman.nn.attention import Attention
 from synchuman.nn.cuda_graph import GraphedFunction, shared_pool
+from synchuman.stage1.unet_blocks import Doubling, ResidualBlock
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 HALF = pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -69,6 +72,66 @@ def test_layer_norm_gates_and_heads(dtype, width):
         return *gated, *modulated, fused.layer_norm(cast(x), full), fused.geglu(cast(x)), *normed
 
     both_ways(call, dtype)
+
+
+@HALF
+@pytest.mark.parametrize("channels", [(320, 640), (1280, 640)])
+def test_group_norm_of_parts(dtype, channels):
+    parts = [draw(4, c, 24, 24, seed=c).contiguous(memory_format=torch.channels_last) for c in channels]
+    norm = nn.GroupNorm(32, sum(channels)).cuda()
+
+    def call(cast):
+        own = nn.GroupNorm(32, sum(channels)).cuda().to(cast(parts[0]).dtype)
+        own.load_state_dict(norm.state_dict())
+        return (fused.group_norm((cast(parts[0]), cast(parts[1])), own, silu=True),)
+
+    both_ways(call, dtype)
+
+
+@HALF
+def test_group_norm_of_a_large_image(dtype):
+    image = 2 + draw(1, 128, 768, 768).contiguous(memory_format=torch.channels_last)
+
+    def call(cast):
+        return (fused.group_norm(cast(image), nn.GroupNorm(32, 128).cuda().to(cast(image).dtype)),)
+
+    both_ways(call, dtype)
+
+
+@HALF
+@pytest.mark.parametrize("width", [320, 640, 1280])
+def test_norm_in_another_order(dtype, width):
+    x = draw(2, 2, 5, 12, 12, width)
+    delta = draw(2, 2, 12, 4, 12, width, seed=1).transpose(2, 3)
+
+    def call(cast):
+        norm = nn.LayerNorm(width).cuda().to(cast(x).dtype)
+        return (
+            *fused.add_layer_norm_in_order(cast(x), None, norm, (1, 2, 0, 3, 4), 5),
+            *fused.add_layer_norm_in_order(cast(x), cast(delta), norm, (0, 1, 3, 2, 4), 4),
+        )
+
+    both_ways(call, dtype)
+
+
+@HALF
+def test_doubling_and_maps_in_parts_are_diffusers(dtype):
+    doubling = Doubling(64).cuda().to(dtype).requires_grad_(False)
+    block = ResidualBlock(in_channels=128, out_channels=64, temb_channels=32).cuda().to(dtype)
+    block.requires_grad_(False)
+    maps, skip, time = draw(2, 64, 24, 24).to(dtype), draw(2, 64, 24, 24, seed=1).to(dtype), draw(2, 32)
+    maps, skip = (x.contiguous(memory_format=torch.channels_last) for x in (maps, skip))
+    with torch.inference_mode():
+        pairs = [
+            (doubling(maps), Upsample2D.forward(doubling, maps)),
+            (
+                block(maps, time.to(dtype), skip),
+                ResnetBlock2D.forward(block, torch.cat([maps, skip], 1), time.to(dtype)),
+            ),
+        ]
+        assert pairs[0][0].movedim(1, -1).is_contiguous()
+    for ours, theirs in pairs:
+        assert (ours - theirs).abs().max() <= 4 * torch.finfo(dtype).eps * theirs.abs().max()
 
 
 def test_a_recording_follows_its_inputs():

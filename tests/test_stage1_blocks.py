@@ -44,22 +44,26 @@ def test_multiview_transformer(name, batch, rows):
             "tap.proj_in": "proj_in",
             "tap.transformer_blocks.0": "block",
             "tap.transformer_blocks.0.attn2": "block.attn2",
-            "tap.transformer_blocks.0.ff": "block.ff",
         },
         taps,
+    )
+    watched = network.block.ff.register_forward_pre_hook(
+        lambda _m, inputs: taps.update(normed=inputs[0].clone())
     )
     for method, key in (("attend_domains", "attn1"), ("attend_rows", "attn_mv")):
         inner = getattr(network.block, method)
 
-        def recorded(x, rows, inner=inner, key=key):
-            result = inner(x, rows)
-            taps[f"tap.transformer_blocks.0.{key}"] = result.flatten(0, -3)
+        def recorded(x, inner=inner, key=key):
+            result = inner(x)
+            taps[f"tap.transformer_blocks.0.{key}"] = result.flatten(3, 4).flatten(0, 2)
             return result
 
         setattr(network.block, method, recorded)
     maps = golden.input("hidden_states", batch, 32, rows, rows)
     prompts = golden.input("encoder_hidden_states", batch, 7, 24)
     taps["out.hidden_states"] = network(maps, network.project(prompts))
+    watched.remove()
+    taps["tap.transformer_blocks.0.ff"] = network.block.ff(taps.pop("normed"))
     golden.check_all(TOLERANCE, taps)
 
 

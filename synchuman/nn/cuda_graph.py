@@ -39,6 +39,8 @@ class GraphedFunction:
         # Kernels and recordings go to the current device, which need not be the tensors'.
         with torch.cuda.device(inputs[0].device):
             if not self._inputs:
+                # What ran before left blocks of other sizes, which would lie beside this function's.
+                torch.cuda.empty_cache()
                 self._inputs = tuple(x.clone() for x in inputs)
                 return self._function(*self._inputs)
             for kept, given in zip(self._inputs, inputs, strict=True):

@@ -11,34 +11,15 @@ from torch import Tensor
 
 from synchuman.image_encoder import normalise_pixels
 from synchuman.nn.embeddings import sinusoid
-from synchuman.stage1.config import AutoencoderConfig, ClipConfig
+from synchuman.stage1.config import ClipConfig
 from synchuman.views import VIEWS
 
 if TYPE_CHECKING:
-    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
     from transformers import CLIPVisionModelWithProjection
 
 # Means and deviations of RGB in [0, 1] on which CLIP was trained.
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
-# Pixels that the image autoencoder takes at once: one published image, or several small ones.
-SLICE_PIXELS = 768 * 768
-
-
-def build_image_autoencoder(config: AutoencoderConfig) -> AutoencoderKL:
-    """Build an image autoencoder (Rombach et al. 2022), randomly initialised."""
-    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-
-    levels = len(config.widths)
-    return AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * levels,
-        up_block_types=("UpDecoderBlock2D",) * levels,
-        block_out_channels=config.widths,
-        layers_per_block=config.layers,
-        latent_channels=config.latent_channels,
-        norm_num_groups=config.norm_groups,
-        scaling_factor=config.scaling,
-    )
 
 
 def build_clip(config: ClipConfig) -> CLIPVisionModelWithProjection:
@@ -77,33 +58,3 @@ def class_labels(embeddings: Tensor) -> Tensor:
 def select_prompts(view_prompts: Tensor) -> Tensor:
     """Pick the prompts of our views: [2 domains, 7, tokens, width] to [10, tokens, width]."""
     return view_prompts[:, [view.prompt for view in VIEWS]].flatten(0, 1)
-
-
-def encode_images(autoencoder: AutoencoderKL, images: Tensor) -> Tensor:
-    """Encode images into scaled latents, the mode of their distribution, in slices.
-
-    Args:
-        autoencoder: Its `scaling_factor` is applied.
-        images: uint8 [b, h, w, 3].
-
-    Returns:
-        [b, latent channels, h / factor, w / factor] in the autoencoder's dtype.
-    """
-    pixels = (images.movedim(-1, 1).float() / 127.5 - 1).to(autoencoder.dtype)
-    count = _slice_length(pixels.shape[-2] * pixels.shape[-1])
-    latents = [autoencoder.encode(part).latent_dist.mode() for part in pixels.split(count)]
-    return torch.cat(latents) * autoencoder.config["scaling_factor"]
-
-
-def decode_images(autoencoder: AutoencoderKL, latents: Tensor) -> Tensor:
-    """Decode scaled latents [b, c, h, w] into float32 images [b, H, W, 3] in [0, 1], in slices."""
-    latents = (latents / autoencoder.config["scaling_factor"]).to(autoencoder.dtype)
-    factor = 2 ** (len(autoencoder.config["block_out_channels"]) - 1)
-    count = _slice_length(latents.shape[-2] * latents.shape[-1] * factor**2)
-    images = [autoencoder.decode(part).sample.float() for part in latents.split(count)]
-    return (torch.cat(images) / 2 + 0.5).clamp(0, 1).movedim(1, -1)
-
-
-def _slice_length(pixels: int) -> int:
-    """Number of images of that many pixels in one slice."""
-    return max(1, SLICE_PIXELS // pixels)

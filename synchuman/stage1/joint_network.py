@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from diffusers.models.embeddings import TimestepEmbedding
@@ -26,11 +27,13 @@ class Conditions:
         prompts: Keys and values of the view prompts per UNet level: down, middle, up.
         label: [B, time width] embedded class labels, or None.
         structure: Keys and values of the image encoder's tokens per structure block.
+        upsampling: Folded weights per level of the way up; None for one without upsampling.
     """
 
     prompts: tuple[LevelPrompts, ...]
     label: Tensor | None
     structure: tuple[KeyValue, ...]
+    upsampling: tuple[Tensor | None, ...]
 
 
 class JointNetwork(nn.Module):
@@ -104,6 +107,7 @@ class JointNetwork(nn.Module):
             prompts=tuple(level.project(prompts) for level in levels),
             label=None if self.class_embedding is None else self.class_embedding(labels),
             structure=self.structure.project(tokens),
+            upsampling=tuple(cast(UpLevel, level).fold() for level in self.up_blocks),
         )
 
     def forward(
@@ -170,7 +174,7 @@ class JointNetwork(nn.Module):
                 x = self.to_views[1](x, tokens)
             if mirrored == sync.to_structure_after:
                 tokens = self.to_structure[1](x, tokens)
-            x = block(x, time, up_prompts[index], skips)
+            x = block(x, time, up_prompts[index], skips, conditions.upsampling[index])
         tokens = self.structure.run(tokens, time3d, conditions.structure, slices[1], None)
 
         velocity = self.conv_out(fused.group_norm(x, self.conv_norm_out, silu=True))

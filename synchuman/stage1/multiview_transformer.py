@@ -11,26 +11,29 @@ from torch import Tensor, nn
 
 from synchuman.nn import fused
 from synchuman.nn.attention import Attention, KeyValue
-from synchuman.stage1.layout import DOMAINS, count_groups, split
-from synchuman.views import FACE, FRONT, NUM_BODY_VIEWS
+from synchuman.stage1.layout import count_groups, split
+from synchuman.views import FACE, FRONT, NUM_BODY_VIEWS, NUM_VIEWS
+
+# Orders of [domain, group, view, row, column]: twins side by side, and views beside each other in every row.
+AS_IS, TWINS, LINES = (0, 1, 2, 3, 4), (1, 2, 0, 3, 4), (0, 1, 3, 2, 4)
+# Tokens in one piece of the feed-forward layer, whose hidden values are eight times as wide.
+PIECE = 1 << 16
 
 
-def blend_face(x: Tensor, rows: int) -> Tensor:
+def blend_face(images: Tensor) -> Tensor:
     """Mix the face view half and half into the part of the front view that it shows, in place.
 
     Args:
-        x: [B, rows * rows, width] tokens of all images, see `layout`.
-        rows: Rows (and columns) of the map, a multiple of 3.
+        images: [domain, group, view, rows, rows, width]; rows are a multiple of 3.
 
     Returns:
-        `x`; rows 0 to rows / 3 and the middle third of the columns of the front views are changed.
+        `images`; rows 0 to rows / 3 and the middle third of the columns of the front views are changed.
     """
-    third = rows // 3
-    images = split(x.unflatten(1, (rows, rows)))
+    third = images.shape[3] // 3
     front = images[:, :, FRONT, :third, third : 2 * third]
     # A bilinear resize to a third reads exactly the middle pixel of every 3 x 3.
-    front.add_(images[:, :, FACE, 1::3, 1::3]).mul_(0.5)
-    return x
+    front.lerp_(images[:, :, FACE, 1::3, 1::3], 0.5)
+    return images
 
 
 class GatedFeedForward(FeedForward):
@@ -39,9 +42,29 @@ class GatedFeedForward(FeedForward):
     def __init__(self, width: int, mult: int = 4) -> None:
         super().__init__(width, mult=mult, activation_fn="geglu")
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Transform [..., width]."""
-        return self.net[2](fused.geglu(cast(GEGLU, self.net[0]).proj(x)))
+    @property
+    def bias(self) -> Tensor:
+        """[width] bias of the last layer."""
+        return cast(nn.Linear, self.net[2]).bias
+
+    def forward(self, x: Tensor, onto: Tensor | None = None) -> Tensor:
+        """Transform [..., width].
+
+        Args:
+            x: What to transform.
+            onto: Like `x`, what the result is added to, without the last bias; without gradients it is
+                overwritten.
+        """
+        first, last = cast(GEGLU, self.net[0]).proj, cast(nn.Linear, self.net[2])
+        if onto is None:
+            return last(fused.geglu(first(x)))
+        if torch.is_grad_enabled():
+            return onto + nn.functional.linear(fused.geglu(first(x)), last.weight)
+        pieces = (rows.flatten(0, -2).split(PIECE) for rows in (onto, x))
+        for sums, piece in zip(*pieces, strict=True):
+            # The product adds to the stream itself: one pass over it less.
+            sums.addmm_(fused.geglu(first(piece)), last.weight.t())
+        return onto
 
 
 class MultiviewBlock(nn.Module):
@@ -65,40 +88,41 @@ class MultiviewBlock(nn.Module):
 
     def forward(self, x: Tensor, rows: int, prompt: KeyValue) -> Tensor:
         """Transform [B, rows * rows, width] tokens; `prompt` holds the projected prompts of the B images."""
-        x, normed = fused.add_layer_norm(
-            x, self.attend_domains(fused.layer_norm(x, self.norm1), rows), self.norm_mv
+        images = split(x.unflatten(1, (rows, rows)))  # [domain, group, view, row, column, width]
+        _, twins = fused.add_layer_norm_in_order(images, None, self.norm1, TWINS, NUM_VIEWS)
+        images, lines = fused.add_layer_norm_in_order(
+            images, self.attend_domains(twins), self.norm_mv, LINES, NUM_BODY_VIEWS
         )
-        x = _add_to_body(x, self.attend_rows(split(normed)[:, :, :NUM_BODY_VIEWS], rows))
-        x, normed = fused.add_layer_norm(x, self.attn2(fused.layer_norm(x, self.norm2), prompt), self.norm3)
-        return x + self.ff(normed)
+        images, normed = fused.add_layer_norm_in_order(
+            images, self.attend_rows(lines), self.norm2, AS_IS, NUM_VIEWS
+        )
+        x, normed = images.view(x.shape), normed.view(x.shape)
+        x, normed = fused.add_layer_norm(x, self.attn2(normed, prompt), self.norm3, offset=self.ff.bias)
+        return self.ff(normed, onto=x)
 
-    def attend_domains(self, x: Tensor, rows: int) -> Tensor:
-        """Let a normal image and its colour twin attend to both, then blend the face; [B, tokens, width]."""
-        twins = x.unflatten(0, (DOMAINS, -1)).transpose(0, 1)
-        both = self.attn1(twins.flatten(1, 2)).unflatten(1, (DOMAINS, -1))
-        return blend_face(both.transpose(0, 1).flatten(0, 1).contiguous(), rows)
+    def attend_domains(self, twins: Tensor) -> Tensor:
+        """Let a normal image and its colour twin attend to both, then blend the face.
 
-    def attend_rows(self, x: Tensor, rows: int) -> Tensor:
+        Args:
+            twins: [group, view, domain, row, column, width].
+
+        Returns:
+            [domain, group, view, row, column, width].
+        """
+        both = self.attn1(twins.flatten(2, 4).flatten(0, 1)).view(twins.shape)
+        return blend_face(both.permute(2, 0, 1, 3, 4, 5))
+
+    def attend_rows(self, lines: Tensor) -> Tensor:
         """Let every image row attend to its row in the four body views.
 
         Args:
-            x: [domain, group, view, rows * rows, width], body views only.
-            rows: Rows (and columns) of the map.
+            lines: [domain, group, row, view, column, width], body views only.
 
         Returns:
-            Like `x`.
+            [domain, group, view, row, column, width].
         """
-        lines = x.unflatten(3, (rows, rows)).transpose(2, 3)  # [domain, group, row, view, column, width]
         attended = self.attn_mv(lines.flatten(3, 4).flatten(0, 2))
-        return attended.view(lines.shape).transpose(2, 3).flatten(3, 4)
-
-
-def _add_to_body(x: Tensor, update: Tensor) -> Tensor:
-    """Add [domain, group, body view, tokens, width] to the body views of [B, tokens, width]."""
-    if torch.is_grad_enabled():  # then x is needed as it is for the gradients
-        return x + nn.functional.pad(update, (0, 0, 0, 0, 0, 1)).flatten(0, 2)
-    split(x)[:, :, :NUM_BODY_VIEWS].add_(update)
-    return x
+        return attended.view(lines.shape).transpose(2, 3)
 
 
 class MultiviewTransformer(nn.Module):

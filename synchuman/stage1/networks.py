@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from synchuman.configs import from_dict, to_dict
 from synchuman.image_encoder import build_image_encoder
-from synchuman.stage1.conditioning import build_clip, build_image_autoencoder
+from synchuman.stage1.conditioning import build_clip
 from synchuman.stage1.config import Stage1Config
+from synchuman.stage1.image_autoencoder import build_image_autoencoder
 from synchuman.stage1.joint_network import JointNetwork
 from synchuman.stage1.structure_decoder import StructureDecoder
 from synchuman.weights import keymaps

@@ -21,6 +21,7 @@ from synchuman.residency import Residency, sample_guarded
 from synchuman.stage1 import conditioning, sampler
 from synchuman.stage1.color_match import match_colors
 from synchuman.stage1.config import Stage1Config
+from synchuman.stage1.image_autoencoder import decode_images, encode_images
 from synchuman.stage1.layout import COLOR, DOMAINS, NORMAL
 from synchuman.stage1.networks import Networks, build_networks, load_config, load_networks, save_networks
 from synchuman.views import FACE, FRONT, NUM_BODY_VIEWS
@@ -192,7 +193,8 @@ class Stage1:
             labels = conditioning.class_labels(embeddings)[order]
         images = torch.from_numpy(pair).to(self.device)
         with self.residency.using(networks.image_autoencoder):
-            latents = conditioning.encode_images(networks.image_autoencoder, images)[order]
+            arrange(networks.image_autoencoder)
+            latents = encode_images(networks.image_autoencoder, images)[order]
         with self.residency.using(networks.image_encoder):
             tokens = encode_photo(networks.image_encoder, rgba)
         prompts = self._move(conditioning.select_prompts(networks.view_prompts))
@@ -234,7 +236,8 @@ class Stage1:
     def _views(self, latents: Tensor, canvas: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Decode [10, c, h, w] to uint8 (colors, normals), the photo in front and the face pasted in."""
         with self.residency.using(self.networks.image_autoencoder):
-            images = conditioning.decode_images(self.networks.image_autoencoder, latents).cpu().numpy()
+            arrange(self.networks.image_autoencoder)
+            images = decode_images(self.networks.image_autoencoder, latents).cpu().numpy()
         domains = images.reshape(DOMAINS, -1, *images.shape[1:])
         colors, normals = domains[COLOR], domains[NORMAL]
         if self.config.match_colors:

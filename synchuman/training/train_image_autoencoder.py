@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from torch import Tensor, nn
 
-from synchuman.stage1.conditioning import build_image_autoencoder
+from synchuman.stage1.image_autoencoder import build_image_autoencoder
 from synchuman.stage1.variants import MINI
 from synchuman.training.command import Leg, run_leg
 from synchuman.training.loop import load_average, train
