@@ -10,7 +10,7 @@
 #   SURFACE   people with Stage 2 targets; 0 trains Stage 1 alone
 #   WAY       options of the joint leg; else the quickest are found while the first people are made
 #   BATCH, RATE                     of the joint leg
-#   PART, DECODER, SLAT, FLOW, FIT  minutes of: autoencoders and image encoder, where they are not there yet; the image
+#   PART, DECODER, SLAT, FLOW, FIT  minutes (0 leaves out) of: autoencoders and image encoder, where they are not there yet; the image
 #             decoder, once more; the slat autoencoder and then the slat flow, beside the joint leg; the structure
 #             decoder on sampled structures, at the end
 set -euo pipefail
@@ -83,7 +83,7 @@ for pid in "${parts[@]}"; do wait "$pid"; done
 slat=$!
 # shellcheck disable=SC2046 # the options of the quickest way are words
 leg 0 train_joint --batch "$batch" --muon 1 --learning-rate "$rate" --minutes 600 --deadline "$(at "$fit")" $(cat $out/logs/way || true)
-leg 0 train_structure_decoder --batch 16 --limit 1024 --minutes 600 --deadline "$(at 0)" --learning-rate 3e-4
+[ "$fit" = 0 ] || leg 0 train_structure_decoder --batch 16 --limit 1024 --minutes 600 --deadline "$(at 0)" --learning-rate 3e-4
 wait $slat
 [ -n "${WAY:-}" ] || cat $out/logs/ways.txt
 for log in $out/*/log.jsonl; do echo "$log: $(tail -n 1 "$log")"; done
