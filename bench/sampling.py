@@ -3,8 +3,9 @@
     python bench/sampling.py --prepare 32 --cases runs/cases.npz              # once, on CPUs; needs the body
     python bench/sampling.py --cases runs/cases.npz --device cuda --out runs/sampling.json
 
-All people are sampled as one batch per setting. Prints the mean over people and seeds of: Chamfer distance of the
-occupied voxels' centres to the true ones in cm at 1.7 m, and its worst; IoU at 64^3; PSNR of the four colour views.
+All people are sampled as one batch per setting. Prints the mean over people and seeds of: Chamfer distance of
+the occupied voxels' centres to the true ones in cm at 1.7 m, and its worst; IoU at 64^3; PSNR of the colour
+views that are not the photo.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ sys.path.insert(0, str(ROOT))
 from synchuman.nn.flow import schedule  # noqa: E402
 from synchuman.photo.framing import frame_sharp, on_white  # noqa: E402
 from synchuman.stage1 import conditioning, sampler  # noqa: E402
+from synchuman.stage1.image_autoencoder import decode_images  # noqa: E402
 from synchuman.stage1.stage1 import Stage1  # noqa: E402
 from synchuman.training.metrics import BODY_HEIGHT_CM, intersection_over_union, psnr  # noqa: E402
 from synchuman.views import NUM_BODY_VIEWS, NUM_VIEWS  # noqa: E402
@@ -36,7 +38,7 @@ COLOR, DOMAINS = 1, 2
 
 
 class Way(NamedTuple):
-    """A setting: the starting noise is scaled by the two strengths, guidance may differ between the branches."""
+    """A setting: both starting noises are scaled, and guidance may differ between the branches."""
 
     structure_noise: float
     views_noise: float
@@ -127,7 +129,7 @@ class People:
         parts = structure.to(self.dtype).split(8)
         occupied = torch.cat([networks.structure_decoder(part)[:, 0] > 0 for part in parts]).cpu().numpy()
         colors = views[COLOR, :, :NUM_BODY_VIEWS].flatten(0, 1)
-        decoded = conditioning.decode_images(networks.image_autoencoder, colors).float().cpu().numpy()
+        decoded = decode_images(networks.image_autoencoder, colors).float().cpu().numpy()
         return occupied, np.round(decoded * 255).astype(np.uint8).reshape(self.colors.shape)
 
     def velocity(

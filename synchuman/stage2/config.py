@@ -162,6 +162,8 @@ class Stage2Config:
         latents_at: Where the structured latents live: "structure", where the logits of Stage 1 are above 0,
             or "surface", at the voxels that its closed coarse surface touches. The latter forgives gaps in
             the structure, of which the decoder makes holes.
+        follow_normals: Whether the decoded surface takes its relief from the normal views (`surface.relief`),
+            for decoders that are too small to carry it over.
     """
 
     flow: SlatFlowConfig = field(default_factory=SlatFlowConfig)
@@ -171,6 +173,7 @@ class Stage2Config:
     normalisation: SlatNormalisation = field(default_factory=SlatNormalisation)
     sampler: SlatSamplerConfig = field(default_factory=SlatSamplerConfig)
     latents_at: str = "structure"
+    follow_normals: bool = False
 
     def __post_init__(self) -> None:
         require(self.latents_at in ("structure", "surface"), "stage 2: latents_at is structure or surface")

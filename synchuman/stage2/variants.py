@@ -29,5 +29,6 @@ MINI = Stage2Config(
     ),
     gaussian_decoder=None,
     latents_at="surface",
+    follow_normals=True,
     sampler=SlatSamplerConfig(steps=12, guidance=1.0),
 )

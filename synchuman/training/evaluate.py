@@ -167,7 +167,9 @@ def measure_variant(
             )
             if isinstance(event, Stage2Result)
         )  # fmt: skip
-        mesh = build_fine(fine.feats, fine.coords, fine.resolution, sources, *size, checkpoint=_quiet)
+        relief = first.normals if stage2.config.follow_normals else None
+        decoded = fine.feats, fine.coords, fine.resolution
+        mesh = build_fine(*decoded, sources, *size, checkpoint=_quiet, normals=relief)
         rows = {"variant_coarse": rows["variant"], "variant": measure_textured(subject, mesh)}
     pairs = list(zip(first.colors[:NUM_BODY_VIEWS], subject.colors))
     rows["variant"] |= {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import cv2
 import numpy as np
 from scipy.sparse import coo_matrix, csr_matrix, diags, identity
@@ -12,8 +14,8 @@ from synchuman.surface.raster import rasterize
 from synchuman.surface.sources import BACKGROUND
 from synchuman.views import FACE, NUM_VIEWS, VIEWS, project
 
-# Pull of every vertex toward where it was, beside the edges around it, in the rounds before and after the split:
-# the smaller, the longer the waves that the normals may shape.
+# Pull of every vertex toward where it was, round by round, beside that of the edges around it: the smaller, the
+# longer the waves that the normals may shape.
 ROUNDS = (0.005, 0.005, 0.004)
 SPLIT_BEFORE = 2  # the round before which every triangle is cut in four
 OWN_WEIGHT = 0.3  # of an edge that no view sees
@@ -28,34 +30,56 @@ AGREES, DIFFERS = (
 LARGEST = 0.03  # units of the cube that one round may move a vertex
 SMOOTHINGS = 4  # of what no view sees, in every round
 GAP = 2  # vertices from what no view sees over which trust falls
-UNFOLDINGS = 10
+UNFOLDINGS = 10  # tries at evening out moves that turn a triangle over
 _LOOK = 768  # pixels of the depth maps that decide what a camera sees
 _LOOK_EXTENT = 1.1
 _BIAS = 0.012  # depth a vertex may lie behind the depth map
 
 
-def follow_normals(dense: DenseMesh, normals: np.ndarray, checkpoint: Checkpoint) -> DenseMesh:
-    """Move a surface so that its normals become those of the views, where it stays and as closed as it was.
+def with_relief(
+    extract: Callable[[Checkpoint], DenseMesh], normals: np.ndarray | None, checkpoint: Checkpoint
+) -> DenseMesh:
+    """Extract a surface and let it follow the normal views.
 
-    Vertices move along their normals: least squares of the edges' slopes along the wanted normals and of the moves
-    themselves (Nehab et al., Efficiently Combining Positions and Normals for Precise 3D Geometry, 2005, section 4).
-    Positions decide on the long waves, normals on the short ones.
+    Args:
+        extract: Gives the surface; called with a checkpoint.
+        normals: [5, s, s, 3] uint8 stored normal views; None leaves the surface as it is extracted.
+        checkpoint: Called as (stage, step, total) throughout.
+    """
+    if normals is None:
+        return extract(checkpoint)
+
+    def first_half(stage: str, step: int, total: int) -> None:
+        checkpoint(stage, step, 2 * total)
+
+    def second_half(stage: str, step: int, total: int) -> None:
+        checkpoint(stage, total + step, 2 * total)
+
+    return follow_normals(extract(first_half), normals, second_half)
+
+
+def follow_normals(dense: DenseMesh, normals: np.ndarray, checkpoint: Checkpoint) -> DenseMesh:
+    """Move a surface, by little and without opening it, so that its normals become those of the views.
+
+    Vertices move along their normals: least squares of the edges' slopes along the wanted normals and of the
+    moves themselves (Nehab et al., Efficiently Combining Positions and Normals for Precise 3D Geometry, 2005,
+    section 4). Positions decide on the long waves, normals on the short ones.
 
     Args:
         dense: Closed, in the cube.
         normals: [5, s, s, 3] uint8 stored normal views on white.
-        checkpoint: Called between the rounds with the stage "relief".
+        checkpoint: Called between the rounds with the stage "surface".
 
     Returns:
         The surface with four times the triangles.
     """
     vertices, faces, colors = dense.vertices.astype(np.float64), dense.faces, dense.colors
     for number, hold in enumerate(ROUNDS):
-        checkpoint("relief", number, len(ROUNDS))
+        checkpoint("surface", number, len(ROUNDS))
         if number == SPLIT_BEFORE:
             vertices, faces, colors = split(vertices, faces, colors)
         vertices = _follow(vertices, faces, normals, hold)
-    checkpoint("relief", len(ROUNDS), len(ROUNDS))
+    checkpoint("surface", len(ROUNDS), len(ROUNDS))
     return DenseMesh(vertices.astype(np.float32), faces, colors)
 
 
