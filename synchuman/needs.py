@@ -6,8 +6,8 @@ Imports nothing, because `setup_instance.sh` reads it, too.
 GIB = 2**30
 
 # The published variant in float16: bytes of a GPU that have to be free for all its networks to stay there,
-# and for one network at a time. Estimates still: weights and `placement.working_bytes`, rounded up for what
-# CUDA itself takes. `bench/official.py --parts memory` measures them: peak reserved memory of both ways.
+# and for one network at a time: what `bench/official.py --parts memory` found reserved on an H100 (12.0 and
+# 6.5 GiB) and what CUDA itself takes.
 OFFICIAL_RESIDENT, OFFICIAL_STAGED = 13 * GIB, 7 * GIB
 # Bytes of the machine's own memory for its weights, and of the disk for the download.
 OFFICIAL_HOST, OFFICIAL_DOWNLOAD = 10 * GIB, 10 * GIB

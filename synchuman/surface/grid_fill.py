@@ -20,7 +20,7 @@ MIN_DISTANCE = 1e-4
 LEAK_SHARE = 0.01
 
 
-def fill_hidden(field: VoxelField, radii: tuple[int, ...] = (1, 2), min_share: float = 0.02) -> VoxelField:
+def fill_hidden(field: VoxelField, radii: tuple[int, ...] = (1, 2, 4), min_share: float = 0.02) -> VoxelField:
     """Make inside all that a ball rolling around the field cannot reach, and drop small separate parts.
 
     A thin shell of voxels has a second, inner surface, decoded shells have pinholes, and noise leaves
@@ -64,12 +64,14 @@ def fill_hidden(field: VoxelField, radii: tuple[int, ...] = (1, 2), min_share: f
 
 def _close(solid: np.ndarray, radii: tuple[int, ...]) -> np.ndarray:
     """Return what a ball cannot reach from the rim of the box, with the smallest of `radii` that is tight."""
-    rooms = [_ball_rooms(solid, radius) for radius in radii]
+    room = _ball_rooms(solid, radii[0])
     for i, radius in enumerate(radii):
-        closed = ~_regrow(rooms[i], radius, ~solid)
-        wider = rooms[i + 1 :]
+        closed = ~_regrow(room, radius, ~solid)
+        if i + 1 == len(radii):
+            return closed
+        room = _ball_rooms(solid, radii[i + 1])
         # Room that the next ball would fit into, which this one reached and that one did not.
-        if not wider or not _leaks(closed, solid, radii[i + 1], wider[0]):
+        if not _leaks(closed, solid, radii[i + 1], room):
             return closed
         LOGGER.info("The shell has holes wider than a ball of radius %d; taking %d", radius, radii[i + 1])
     raise ValueError("radii must hold at least one radius.")
