@@ -14,7 +14,7 @@ from synchuman.surface.raster import rasterize
 from synchuman.surface.sources import BACKGROUND
 from synchuman.views import FACE, NUM_VIEWS, VIEWS, project
 
-# Pull of every vertex toward where it was, by round, beside that of the edges around it: the smaller it is, the
+# Pull of every vertex toward where it was, by round, beside that of its edges. The smaller it is, the
 # longer are the waves that the normals may shape.
 ROUNDS = (0.005, 0.005, 0.004)
 SPLIT_BEFORE = 2  # the round before which every triangle is cut in four
