@@ -131,7 +131,8 @@ def test_a_surface_that_does_not_fit_is_extracted_again_staged(monkeypatch: pyte
 
 def test_the_pipeline_guards_the_surface(monkeypatch: pytest.MonkeyPatch) -> None:
     resident = Residency(CPU)
-    stage2 = SimpleNamespace(residency=resident)
+    config = SimpleNamespace(follow_normals=False)
+    stage2 = SimpleNamespace(residency=resident, device=CPU, config=config)
     pipeline = SyncHuman(SimpleNamespace(), "mini", CPU, torch.float32, stage2)
     decoded = SimpleNamespace(coords=1, feats=2, resolution=3)
 
