@@ -26,7 +26,7 @@ from torch import Tensor
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from synchuman.nn.flow import schedule  # noqa: E402
+from synchuman.nn.flow import advance, guide, schedule  # noqa: E402
 from synchuman.photo.framing import frame_sharp, on_white  # noqa: E402
 from synchuman.stage1 import conditioning, sampler  # noqa: E402
 from synchuman.stage1.image_autoencoder import decode_images  # noqa: E402
@@ -121,9 +121,10 @@ class People:
                 )
             )
             for blind_views, blind_structure in rest:
-                of_views = blind_views + way.views_guidance * (of_views - blind_views)
-                of_structure = blind_structure + way.structure_guidance * (of_structure - blind_structure)
-            views, structure = views - (now - after) * of_views, structure - (now - after) * of_structure
+                of_views = guide(blind_views, of_views, way.views_guidance)
+                of_structure = guide(blind_structure, of_structure, way.structure_guidance)
+            views = advance(views, of_views, now, after)
+            structure = advance(structure, of_structure, now, after)
         networks = self.stage1.networks
         assert networks.structure_decoder is not None
         parts = structure.to(self.dtype).split(8)
