@@ -93,7 +93,7 @@ def _leaks(closed: np.ndarray, solid: np.ndarray, wider: int, wider_room: np.nda
 
 
 def _dilate(mask: np.ndarray, radius: int) -> np.ndarray:
-    """Grow a mask by a ball of `radius` cells, Euclidean up to 2; what leaves the box comes in at the opposite rim.
+    """Grow a mask by a ball of `radius` cells, Euclidean up to 2; what leaves the box comes in opposite.
 
     Solids keep a margin from the rim, and the rim itself is all outside: nothing wrong can come of it.
     """
