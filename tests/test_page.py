@@ -14,7 +14,7 @@ import pytest
 from conftest import draw_person, encode
 from page_visit import PATIENCE, PHONE, QUICK, Visit, chromium, expect
 from PIL import Image
-from service_server import Server, serving
+from service_server import Server, broken_weights, serving
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "assets" / "examples"
 
@@ -237,6 +237,29 @@ def test_a_page_loaded_anew_goes_on(visit: Visit, server: Server, person_png: by
     visit.see(".status.good")
     assert visit.run_id() == run and server.job(run)["state"] == "done"
     visit.see("#download-glb")
+
+
+def test_a_run_that_fails_says_why_and_keeps_what_there_is(
+    browser: Any, person_png: bytes, tmp_path: Path
+) -> None:
+    with serving(tmp_path / "data", "--page", weights=broken_weights()) as server:
+        server.ready()
+        visit = Visit(browser, server.address)
+        visit.give_and_wait(person_png)
+        visit.set(**QUICK)
+        visit.at("#generate").click()
+        visit.see(".status.error")
+        [job] = server.client.get("/jobs").json()["jobs"]
+        assert job["state"] == "failed"
+        assert visit.at(".status.error").inner_text() == job["error"]["message"]
+        expect(visit.at("#generate")).to_be_enabled()
+        expect(visit.at("#cancel")).to_be_hidden()
+        visit.see("#cutout img")
+        visit.see("#colors img")
+        expect(visit.at("#setting-faces input[type=number]")).to_have_value(str(QUICK["faces"]))
+        expect(visit.at("#download-glb")).to_have_count(0)
+        assert not visit.complaints
+        visit.close()
 
 
 def test_bad_photo_is_a_sentence(visit: Visit, person_png: bytes) -> None:

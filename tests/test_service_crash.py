@@ -173,6 +173,27 @@ def test_two_servers_never_compute_on_one_device_at_once(
     assert small_disk.end(two["id"])["state"] == "cancelled"
 
 
+def test_two_workers_of_a_server_never_compute_on_one_device_at_once(tmp_path: Path) -> None:
+    """A device that is named twice has two workers, and still one run at a time."""
+    with serving(tmp_path / "data", "--device", "cpu,cpu") as server:
+        all_ready = "2 of 2 workers are ready"
+        server.until(
+            lambda: server.client.get("/ready").json()["checks"]["worker"]["detail"] == all_ready, 240
+        )
+        one = server.submit(stage1_steps=LONG)
+        server.until_event(one["id"], "views")
+        two = server.submit(stage1_steps=LONG)
+        server.until_event(two["id"], "waiting")
+        time.sleep(0.5)
+        states = [server.job(job["id"]) for job in (one, two)]
+        assert [job["state"] for job in states] == ["running", "running"]
+        assert states[0]["progress"] is not None and states[1]["progress"] is None
+        server.client.post(f"/jobs/{one['id']}/cancel")
+        server.until_event(two["id"], "progress")
+        server.client.post(f"/jobs/{two['id']}/cancel")
+        assert [server.end(job["id"])["state"] for job in (one, two)] == ["cancelled", "cancelled"]
+
+
 def start_command(locks: Path, work: Path) -> subprocess.Popen[str]:
     """Start `run` where the servers lock their device."""
     photo = work.with_suffix(".png")

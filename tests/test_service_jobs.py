@@ -130,11 +130,13 @@ def check_child(server: Server, job: dict, parent: dict, faces: int) -> None:
     assert len(trimesh.load(io.BytesIO(model), "glb", force="mesh").faces) == parent["faces"]
 
 
-@pytest.mark.parametrize("stage", ["stage 1", "stage 2", "texture"])
+@pytest.mark.parametrize("stage", ["cut-out", "stage 1", "preview", "stage 2", "surface", "atlas", "texture"])
 def test_cancel_takes_effect_in_every_stage(server: Server, done: dict, stage: str) -> None:
-    steps = {"stage1_steps": 60} if stage == "stage 1" else {"stage2_steps": 100}
-    if stage == "texture":
-        job = server.client.post(f"/jobs/{done['id']}/retexture", data={"wait": "false"}).json()
+    """Asked for when a stage begins; what comes after it takes long enough that a later end would be seen."""
+    steps = {"stage1_steps": 60} if stage in ("cut-out", "stage 1") else {"stage2_steps": 100}
+    if stage in ("surface", "atlas", "texture"):
+        fields = {"wait": "false", "faces": 5000, "texture_size": 2048}
+        job = server.client.post(f"/jobs/{done['id']}/retexture", data=fields).json()
     else:
         job = server.submit(**{**QUICK, **steps})
     server.until_event(job["id"], "progress", stage)
