@@ -183,7 +183,21 @@ write_settings() {
   api_key=${key#*:}
 }
 
-start_in_background() {
+# Not sourced, nor read by systemd: a password may hold what either would take for its own.
+write_launcher() {
+  launcher=$STATE/start
+  {
+    echo '#!/usr/bin/env bash'
+    echo '# Made by setup_instance.sh: becomes the service, with its settings.'
+    printf 'cd %q\n' "$PWD"
+    # shellcheck disable=SC2016 # for the launcher to expand
+    printf 'while IFS= read -r line; do export "${line?}"; done <%q\n' "$settings"
+    printf 'exec %s\n' "$(printf '%q ' "$VENV/bin/python" "${arguments[@]}")"
+  } >"$launcher"
+  chmod 700 "$launcher"
+}
+
+end_background() {
   local old
   old=$(cat "$STATE/pid" 2>/dev/null || true)
   # Only a process that is this service: a number may have been given to another since.
@@ -192,16 +206,23 @@ start_in_background() {
     kill "$old"
     for _ in $(seq 300); do [ -d "/proc/$old" ] || break; sleep 0.1; done
   fi
-  (
-    # Not sourced: a password may hold what a shell would take for its own.
-    while IFS= read -r line; do export "${line?}"; done <"$settings"
-    exec setsid nohup "$VENV/bin/python" "${arguments[@]}" </dev/null >>"$STATE/log" 2>&1
-  ) &
+  rm -f "$STATE/pid"
+}
+
+start_in_background() {
+  if systemctl is-active --quiet synchuman 2>/dev/null; then
+    die "The service runs as a systemd unit: give --systemd, or end it with: systemctl disable --now synchuman"
+  fi
+  end_background
+  (exec setsid nohup bash "$launcher" </dev/null >>"$STATE/log" 2>&1) &
   echo $! >"$STATE/pid"
 }
 
 start_with_systemd() {
-  [ -d /run/systemd/system ] || die "systemd does not run here (a container?): leave --systemd out."
+  systemctl show --property=Version >/dev/null 2>&1 ||
+    die "systemd does not run here (a container?): leave --systemd out."
+  end_background
+  # Doubled, a % is a plain one in units.
   as_root tee /etc/systemd/system/synchuman.service >/dev/null <<UNIT
 [Unit]
 Description=SyncHuman Studio
@@ -210,9 +231,7 @@ Wants=network-online.target
 
 [Service]
 User=$(id -un)
-WorkingDirectory=$PWD
-EnvironmentFile=$settings
-ExecStart=$VENV/bin/python ${arguments[*]}
+ExecStart=$(command -v bash) "${launcher//%/%%}"
 Restart=on-failure
 TimeoutStopSec=30
 NoNewPrivileges=yes
@@ -229,7 +248,9 @@ wait_until_ready() {
   local second
   for ((second = 0; second < READY_SECONDS; second++)); do
     if curl -sf -o /dev/null -H "X-API-Key: $api_key" "http://127.0.0.1:$port/ready"; then return; fi
-    if [ -z "$systemd" ] && ! kill -0 "$(cat "$STATE/pid")" 2>/dev/null; then
+    if [ -n "$systemd" ]; then
+      if systemctl is-failed --quiet synchuman; then die "The service ended: journalctl -u synchuman says why."; fi
+    elif ! kill -0 "$(cat "$STATE/pid")" 2>/dev/null; then
       tail -n 20 "$STATE/log" >&2
       die "The service ended; its log is $STATE/log."
     fi
@@ -256,6 +277,7 @@ install_python_packages
 choose_variant
 if [ "$variant" = official ]; then "$VENV/bin/python" -m synchuman weights pull; fi
 write_settings
+write_launcher
 [ -n "$start" ] || { say "Set up. Start it: run this again without --no-start."; exit 0; }
 if [ -n "$systemd" ]; then start_with_systemd; else start_in_background; fi
 wait_until_ready

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-TOOLS = "bash basename cat chmod cksum cp curl cut date dirname env grep head hostname id kill ls mkdir mv nohup sed seq setsid sleep tail tee touch tr base64"
+TOOLS = "bash basename cat chmod cksum cp curl cut date dirname env grep head hostname id kill ls mkdir mv nohup rm sed seq setsid sleep tail tee touch tr base64"
 
 # Makes a venv whose Python writes down what it is asked, and serves /ready in place of the service.
 PYTHON = """#!/usr/bin/env bash
@@ -192,6 +192,74 @@ def test_password_reaches_the_service_as_it_is(box: Box) -> None:
     done = box.setup("--port", _free_port(), "--auth", "me:a $HOME'`id`\" b")
     assert done.returncode == 0, done.stderr
     assert "AUTH=me:a $HOME'`id`\" b KEYS" in box.log
+
+
+# Keeps units in the box and runs what they say, at least as far as `ExecStart` goes.
+SYSTEMCTL = """#!/usr/bin/env bash
+echo "systemctl $*" >> {box}/log
+unit={box}/synchuman.service
+case "$1" in
+  show) [ -e {box}/booted ] ;;
+  is-active) [ -e {box}/active ] ;;
+  is-failed) exit 1 ;;
+  restart)
+    : > {box}/active
+    line=$(sed -n 's/^ExecStart=//p' "$unit")
+    eval "setsid nohup ${{line//%%/%}}" </dev/null >/dev/null 2>&1 &
+    echo $! > {box}/systemd-pid ;;
+esac
+"""
+TEE = """#!/usr/bin/env bash
+echo "tee $*" >> {box}/log
+cat > {box}/synchuman.service
+"""
+
+
+@pytest.fixture
+def booted(box: Box) -> Iterator[Box]:
+    """A box whose systemd runs, with a state folder that units and shells could misread."""
+    box.stand_in("systemctl", SYSTEMCTL.format(box=box.folder))
+    (box.folder / "bin/tee").unlink()
+    box.stand_in("tee", TEE.format(box=box.folder))
+    (box.folder / "booted").touch()
+    yield box
+    pid = box.folder / "systemd-pid"
+    if pid.exists():
+        _end(int(pid.read_text()))
+
+
+def test_as_a_systemd_unit(booted: Box) -> None:
+    port, state = _free_port(), booted.folder / "home/100% state"
+    login = "me:a $HOME'`id`\" \\ b"
+    assert booted.setup("--port", port, XDG_STATE_HOME=str(state)).returncode == 0
+    background = int((state / "synchuman/pid").read_text())
+    done = booted.setup("--systemd", "--port", port, "--auth", login, XDG_STATE_HOME=str(state))
+    assert done.returncode == 0, done.stderr
+    assert f"AUTH={login} KEYS" in booted.log and not _alive(background)
+    unit = (booted.folder / "synchuman.service").read_text()
+    assert "/home/100%% state/" in unit and "Restart=on-failure" in unit and login not in unit
+    assert "tee /etc/systemd/system/synchuman.service" in booted.log
+    verbs = [line.split()[1] for line in booted.log.splitlines() if line.startswith("systemctl")]
+    assert [verb for verb in verbs if not verb.startswith("is-")] == [
+        "show",
+        "daemon-reload",
+        "enable",
+        "restart",
+    ]
+    if shutil.which("systemd-analyze"):
+        command = ["systemd-analyze", "verify", str(booted.folder / "synchuman.service")]
+        checked = subprocess.run(command, capture_output=True, text=True)
+        assert "synchuman.service:" not in checked.stderr, checked.stderr
+    refused = booted.setup("--port", port, XDG_STATE_HOME=str(state))
+    assert refused.returncode == 1 and "give --systemd" in refused.stderr
+    assert _alive(int((booted.folder / "systemd-pid").read_text()))
+
+
+def test_systemd_that_does_not_run_is_said(booted: Box) -> None:
+    (booted.folder / "booted").unlink()
+    done = booted.setup("--systemd", "--port", _free_port())
+    assert done.returncode == 1 and "leave --systemd out" in done.stderr
+    assert "systemctl restart" not in booted.log
 
 
 def test_a_service_that_ends_is_said_with_its_log(box: Box) -> None:
