@@ -7,7 +7,7 @@
 #   OSV_URL=https://osv.example/v1/query bash scripts/audit.sh   # a mirror of osv.dev
 #   PYTHON=/path/to/python bash scripts/audit.sh                 # the packages of another environment
 set -uo pipefail
-cd "$(dirname "$0")/.."
+cd "$(dirname "$0")/.." || exit
 
 packages=(--skip-editable)
 if [ $# -gt 0 ]; then

@@ -86,4 +86,4 @@ leg 0 train_joint --batch "$batch" --muon 1 --learning-rate "$rate" --minutes 60
 [ "$fit" = 0 ] || leg 0 train_structure_decoder --batch 16 --limit 1024 --minutes 600 --deadline "$(at 0)" --learning-rate 3e-4
 wait $slat
 [ -n "${WAY:-}" ] || cat $out/logs/ways.txt
-for log in $out/*/log.jsonl; do echo "$log: $(tail -n 1 "$log")"; done
+for log in "$out"/*/log.jsonl; do echo "$log: $(tail -n 1 "$log")"; done
