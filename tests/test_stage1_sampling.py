@@ -16,6 +16,7 @@ from synchuman.stage1.config import (
     ClipConfig,
     ImageEncoderConfig,
     JointNetworkConfig,
+    JointSamplerConfig,
     Stage1Config,
     StructureFlowConfig,
 )
@@ -212,6 +213,21 @@ def test_guidance_one_needs_no_unconditional_half():
     torch.testing.assert_close(alone.views, alone.views_estimate)  # the last step goes to t = 0
 
 
+def test_structure_may_have_its_own_guidance():
+    """A velocity that is 1 where there is a condition: each branch arrives at what its own guidance makes."""
+
+    def velocity(batch, time, structure):
+        told = batch[:, 1:]
+        return told, told.reshape(2, 2, 40).mean(dim=(0, 2))[:, None, None, None, None].expand_as(structure)
+
+    noise = sampler.Noise(torch.zeros(10, 1, 2, 4), torch.zeros(1, 1, 2, 2, 2))
+    latents = sampler.guided(sampler.Inputs(torch.ones(10, 1, 2, 4), *[torch.zeros(10, 1, 1)] * 3)).latents
+    for own, expected in ((None, 2.0), (3.0, 3.0)):
+        *_, last = sampler.sample(velocity, noise, latents, schedule(4), 2.0, structure_guidance=own)
+        torch.testing.assert_close(last.views, torch.full_like(last.views, -2.0))
+        torch.testing.assert_close(last.structure, torch.full_like(last.structure, -expected))
+
+
 @pytest.fixture(scope="module")
 def mini():
     """Mini's sizes outside, thin networks inside: this is about what flows, not about speed."""
@@ -253,3 +269,21 @@ def test_bad_arguments(mini):
         next(mini.sample(rgba, 0, 1.0, 0))
     with pytest.raises(ValueError, match="at least 1"):
         next(mini.sample(rgba, 1, 0.5, 0))
+
+
+def test_noise_and_guidance_are_as_the_variant_says(mini, monkeypatch):
+    said = JointSamplerConfig(views_noise=0.5, structure_noise=0.25, structure_guidance=3.0)
+    plain = dataclasses.replace(mini.config, sampler=JointSamplerConfig())
+    changed = Stage1(mini.networks, dataclasses.replace(mini.config, sampler=said))
+    whole, part = Stage1(mini.networks, plain)._noise(4), changed._noise(4)
+    assert torch.equal(part.views, 0.5 * whole.views) and torch.equal(part.structure, 0.25 * whole.structure)
+    scales, steps = [], sampler.sample
+
+    def spy(*start):
+        scales.append((start[4], start[6]))
+        return steps(*start)
+
+    monkeypatch.setattr(sampler, "sample", spy)
+    for stage1 in (Stage1(mini.networks, plain), changed):
+        list(stage1.sample(synthetic_photo(300, 420, 140, 215, 70, 180, 0), 1, 2.0, 1))
+    assert scales == [(2.0, None), (2.0, 3.0)]

@@ -146,6 +146,23 @@ class ClipConfig:
 
 
 @dataclass(frozen=True)
+class JointSamplerConfig:
+    """How far from the likeliest result samples may stray; the defaults are the published method.
+
+    Less noise at the start gives likelier and less varied samples, as a low temperature does (Kingma and
+    Dhariwal, Glow, 2018, section 6; of GANs: Brock et al., 2019, section 3.1).
+    """
+
+    views_noise: float = 1.0  # standard deviation of the noise that views start from
+    structure_noise: float = 1.0  # and of the structure's
+    structure_guidance: float | None = None  # of the structure, where there is guidance; None: the views'
+
+    def __post_init__(self) -> None:
+        require(min(self.views_noise, self.structure_noise) >= 0, "joint sampler: noise must not be negative")
+        require((self.structure_guidance or 1) >= 1, "joint sampler: structure_guidance must be at least 1")
+
+
+@dataclass(frozen=True)
 class Stage1Config:
     """Everything that tells one Stage 1 variant from another, weights aside."""
 
@@ -158,6 +175,7 @@ class Stage1Config:
     image_autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
     image_encoder: ImageEncoderConfig = field(default_factory=ImageEncoderConfig)
     clip: ClipConfig | None = field(default_factory=ClipConfig)
+    sampler: JointSamplerConfig = field(default_factory=JointSamplerConfig)
     match_colors: bool = False  # correct the views' hues by what the generated front view got wrong
 
     def __post_init__(self) -> None:

@@ -91,6 +91,7 @@ def sample(
     times: list[float],
     guidance: float,
     solver: Solver = euler,
+    structure_guidance: float | None = None,
 ) -> Iterator[Step]:
     """Take the steps of both branches together.
 
@@ -101,6 +102,7 @@ def sample(
         times: What `nn.flow.schedule` returned.
         guidance: Guidance scale; used when there are two groups.
         solver: Of `nn.flow`.
+        structure_guidance: Guidance scale of the structure, if it has its own.
 
     Yields:
         The state after every step.
@@ -110,6 +112,7 @@ def sample(
     clock = torch.tensor([1000 * time for time in times], dtype=torch.float64).to(views.device)
     turn_views, turn_structure = solver(), solver()
     groups = len(latents) // IMAGES_PER_GROUP
+    own = guidance if structure_guidance is None else structure_guidance
     total = len(times) - 1
     for index, (now, after) in enumerate(pairwise(times), start=1):
         repeated = views if groups == 1 else _before(views, views)
@@ -120,7 +123,7 @@ def sample(
         if groups > 1:
             unconditional, conditional = _halves(views_velocity)
             views_velocity = guide(unconditional, conditional, guidance)
-            structure_velocity = guide(structure_velocity[:1], structure_velocity[1:], guidance)
+            structure_velocity = guide(structure_velocity[:1], structure_velocity[1:], own)
         views_estimate = views - now * views_velocity
         structure_estimate = structure - now * structure_velocity
         views = advance(views, turn_views(views, views_velocity, now, after), now, after)

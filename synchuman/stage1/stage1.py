@@ -164,7 +164,7 @@ class Stage1:
             noise, times = self._noise(seed), schedule(steps)
             start = network, noise, inputs.latents, times, guidance, kind
             try:
-                for step in sampler.sample(*start):
+                for step in sampler.sample(*start, self.config.sampler.structure_guidance):
                     shown = preview_every > 0 and step.index % preview_every == 0 and step.index < steps
                     preview = self._preview(step.views_estimate, canvas) if shown else None
                     yield Stage1Step(step.index, step.total, preview)
@@ -224,7 +224,11 @@ class Stage1:
             (joint.structure.channels, *(joint.structure.resolution,) * 3),
             None if clip is None else clip.projection,
         )
-        return sampler.Noise(noise.views.to(self.device), noise.structure.to(self.device))
+        scale = self.config.sampler
+        return sampler.Noise(
+            views=scale.views_noise * noise.views.to(self.device),
+            structure=scale.structure_noise * noise.structure.to(self.device),
+        )
 
     def _preview(self, latents: Tensor, canvas: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """As `_views`, smaller: what is looked at for a moment shall not cost as much as a step."""
