@@ -212,7 +212,7 @@ class SyncHuman:
         from synchuman.residency import call_guarded
         from synchuman.surface.build import coarse_mesh, image_sources
         from synchuman.surface.fine import fine_surface
-        from synchuman.surface.relief import with_relief
+        from synchuman.surface.relief import Guides, with_relief
 
         views = files.rgba, files.colors, files.normals
         if self.stage2 is not None and log.stage2:
@@ -220,13 +220,13 @@ class SyncHuman:
             residency = self.stage2.residency
             fine = yield from steps.refine(self.stage2, files, coarse, settings, log, stop)
             decoded = fine.coords, fine.feats, fine.resolution
-            normals = files.normals if self.stage2.config.follow_normals else None
+            guides = Guides(files.normals, coarse) if self.stage2.config.follow_normals else None
 
             def extract(checkpoint: Checkpoint) -> DenseMesh:
                 return call_guarded(lambda: fine_surface(*decoded, checkpoint), residency)
 
             yield from steps.texture(
-                lambda checkpoint: with_relief(extract, normals, checkpoint),
+                lambda checkpoint: with_relief(extract, guides, checkpoint),
                 views, settings, log, stop, self.stage2.device,
             )  # fmt: skip
             return

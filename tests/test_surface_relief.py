@@ -1,11 +1,14 @@
 """A lumpy surface takes its relief from normal views, and stays closed and where it is."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import trimesh
 
 from synchuman.surface.mesh import DenseMesh, is_watertight, vertex_normals
-from synchuman.surface.relief import follow_normals, split, with_relief
+from synchuman.surface.relief import Guides, follow_normals, split, with_relief
+from synchuman.surface.settle import settle
 from synchuman.views import FACE, FACE_COLUMNS, FACE_ROWS, NUM_VIEWS, VIEWS
 
 AXES = np.array([0.2, 0.15, 0.45])  # of an ellipsoid
@@ -69,7 +72,7 @@ def errors(mesh: DenseMesh) -> tuple[float, float]:
 def test_lumps_go_and_the_surface_stays(normals):
     before = lumpy()
     calls.clear()
-    after = with_relief(lambda part: (part("surface", 5, 5), before)[1], normals, checkpoint)
+    after = with_relief(lambda part: (part("surface", 5, 5), before)[1], Guides(normals, before), checkpoint)
     angle, distance = errors(before)
     new_angle, new_distance = errors(after)
     assert new_angle < 0.5 * angle, (angle, new_angle)
@@ -103,3 +106,34 @@ def test_split_keeps_the_shape():
     )
     assert new.volume == pytest.approx(old.volume, rel=1e-5)
     assert colors is not None and np.array_equal(colors[: len(mesh.vertices)], mesh.colors)
+
+
+def ellipsoid(grown: float = 0.0) -> DenseMesh:
+    """The ellipsoid without lumps, grown along its normals."""
+    ball = trimesh.creation.icosphere(4)
+    points = np.asarray(ball.vertices) * AXES
+    faces = ball.faces.astype(np.int32)
+    return DenseMesh((points + grown * vertex_normals(points, faces)).astype(np.float32), faces)
+
+
+def test_a_surface_that_is_too_full_is_laid_back_with_its_lumps():
+    place, lumps = ellipsoid(), lumpy()
+    own = vertex_normals(lumps.vertices, lumps.faces, smooth=3)
+    full = dataclasses.replace(lumps, vertices=(lumps.vertices + 0.004 * own).astype(np.float32))
+    back = settle(full, place)
+    assert is_watertight(back.faces) and back.colors is full.colors
+    inward = ((full.vertices - back.vertices) * own).sum(1)
+    assert inward.mean() == pytest.approx(0.004, abs=0.0005) and inward.std() < 0.0008, "lumps stay"
+    assert errors(back)[1] < 0.6 * errors(full)[1]
+
+
+def test_what_the_plain_surface_lacks_stays():
+    """A second ball far from the place is moved by nobody."""
+    place = ellipsoid()
+    apart = ellipsoid(0.004).vertices + np.float32([0.0, 0.9, 0.0])
+    both = DenseMesh(
+        np.concatenate([ellipsoid(0.004).vertices, apart]),
+        np.concatenate([place.faces, place.faces + len(apart)]),
+    )
+    moved = np.linalg.norm(settle(both, place).vertices - both.vertices, axis=1)
+    assert moved[: len(apart)].mean() == pytest.approx(0.004, abs=0.0005) and moved[len(apart) :].max() < 1e-6

@@ -162,8 +162,8 @@ class Stage2Config:
         latents_at: Where the structured latents live: "structure", where the logits of Stage 1 are above 0,
             or "surface", at the voxels that its closed coarse surface touches. The latter forgives gaps in
             the structure, of which the decoder makes holes.
-        follow_normals: Whether the decoded surface takes its relief from the normal views (`surface.relief`),
-            for decoders that are too small to carry it over.
+        follow_normals: Whether the decoded surface takes its relief from the normal views (`surface.relief`)
+            and its place from the coarse surface, for decoders that are too small to carry both over.
     """
 
     flow: SlatFlowConfig = field(default_factory=SlatFlowConfig)

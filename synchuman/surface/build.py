@@ -13,7 +13,7 @@ from synchuman.surface.coarse import coarse_surface
 from synchuman.surface.decimate import decimate
 from synchuman.surface.fine import fine_surface
 from synchuman.surface.mesh import Checkpoint, DenseMesh, TexturedMesh, is_watertight, vertex_normals
-from synchuman.surface.relief import with_relief
+from synchuman.surface.relief import Guides, with_relief
 from synchuman.surface.sources import Source, photo_source, view_sources
 from synchuman.surface.texture import bake
 from synchuman.surface.voxelize import surface_voxels
@@ -46,7 +46,7 @@ def build_fine(
     faces: int,
     texture_size: int,
     checkpoint: Checkpoint,
-    normals: np.ndarray | None = None,
+    guides: Guides | None = None,
 ) -> TexturedMesh:
     """Build a textured mesh from the result of Stage 2.
 
@@ -58,12 +58,12 @@ def build_fine(
         faces: Triangles wanted.
         texture_size: Side of the texture in texels.
         checkpoint: Called often as (stage, step, total); what it raises stops the work.
-        normals: [5, s, s, 3] uint8 stored normal views, if the surface takes its relief from them.
+        guides: What else shapes the surface, if `Stage2Config.follow_normals` says so.
 
     Raises:
         ValueError: The features are malformed or hold no surface; the message says what to do.
     """
-    dense = with_relief(lambda part: fine_surface(coords, features, resolution, part), normals, checkpoint)
+    dense = with_relief(lambda part: fine_surface(coords, features, resolution, part), guides, checkpoint)
     return texture_mesh(dense, sources, faces, texture_size, checkpoint, features.device)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -11,6 +12,7 @@ from scipy.sparse.linalg import cg
 
 from synchuman.surface.mesh import Checkpoint, DenseMesh, face_normals, vertex_normals
 from synchuman.surface.raster import rasterize
+from synchuman.surface.settle import settle
 from synchuman.surface.sources import BACKGROUND
 from synchuman.views import FACE, NUM_VIEWS, VIEWS, project
 
@@ -36,17 +38,29 @@ _LOOK_EXTENT = 1.1
 _BIAS = 0.012  # depth a vertex may lie behind the depth map
 
 
+class Guides(NamedTuple):
+    """What shapes the surface of a small decoder beside its features.
+
+    Attributes:
+        normals: [5, s, s, 3] uint8 stored normal views on white.
+        coarse: Stage 1's surface.
+    """
+
+    normals: np.ndarray
+    coarse: DenseMesh
+
+
 def with_relief(
-    extract: Callable[[Checkpoint], DenseMesh], normals: np.ndarray | None, checkpoint: Checkpoint
+    extract: Callable[[Checkpoint], DenseMesh], given: Guides | None, checkpoint: Checkpoint
 ) -> DenseMesh:
-    """Extract a surface and let it follow the normal views.
+    """Extract a surface, let it follow the normal views, and lay it where the coarse one is.
 
     Args:
         extract: Gives the surface; called with a checkpoint.
-        normals: [5, s, s, 3] uint8 stored normal views; None leaves the surface as it is extracted.
+        given: None leaves the surface as it is extracted.
         checkpoint: Called as (stage, step, total) throughout.
     """
-    if normals is None:
+    if given is None:
         return extract(checkpoint)
 
     def first_half(stage: str, step: int, total: int) -> None:
@@ -55,7 +69,7 @@ def with_relief(
     def second_half(stage: str, step: int, total: int) -> None:
         checkpoint(stage, total + step, 2 * total)
 
-    return follow_normals(extract(first_half), normals, second_half)
+    return settle(follow_normals(extract(first_half), given.normals, second_half), given.coarse)
 
 
 def follow_normals(dense: DenseMesh, normals: np.ndarray, checkpoint: Checkpoint) -> DenseMesh:

@@ -19,6 +19,7 @@ from synchuman.steps import carve_views
 from synchuman.surface.build import build_fine, coarse_mesh, image_sources, latent_voxels, texture_mesh
 from synchuman.surface.mesh import TexturedMesh
 from synchuman.surface.preview import render
+from synchuman.surface.relief import Guides
 from synchuman.surface.voxelize import surface_voxels
 from synchuman.training.baselines import fit_to_front, hull_of_front
 from synchuman.training.metrics import intersection_over_union, psnr, sample_surface, ssim, surface_errors
@@ -167,9 +168,9 @@ def measure_variant(
             )
             if isinstance(event, Stage2Result)
         )  # fmt: skip
-        relief = first.normals if stage2.config.follow_normals else None
+        guides = Guides(first.normals, coarse) if stage2.config.follow_normals else None
         decoded = fine.feats, fine.coords, fine.resolution
-        mesh = build_fine(*decoded, sources, *size, checkpoint=_quiet, normals=relief)
+        mesh = build_fine(*decoded, sources, *size, checkpoint=_quiet, guides=guides)
         rows = {"variant_coarse": rows["variant"], "variant": measure_textured(subject, mesh)}
     pairs = list(zip(first.colors[:NUM_BODY_VIEWS], subject.colors))
     rows["variant"] |= {
