@@ -276,10 +276,11 @@ def test_a_run_that_takes_too_long_is_ended(tmp_path: Path) -> None:
     folder.mkdir()
     (folder / "photo.png").write_bytes(person())
     told: list[str] = []
-    waits = threading.Event()
+    held, waits = threading.Event(), threading.Event()
 
     def hold() -> None:
         with turn(device_files([torch.device("cpu")], tmp_path), "a test", threading.Event(), print):
+            held.set()
             assert waits.wait(60)
             time.sleep(1.5)
 
@@ -293,6 +294,7 @@ def test_a_run_that_takes_too_long_is_ended(tmp_path: Path) -> None:
         engine.start(threading.Event())
         assert engine.status == "ready" and engine.about["device"] == "cpu"
         threading.Thread(target=hold, daemon=True).start()
+        assert held.wait(10)
         outcome = engine.run(job, folder, threading.Event(), report)
     finally:
         engine.close()
