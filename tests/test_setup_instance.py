@@ -205,7 +205,7 @@ case "$1" in
   restart)
     : > {box}/active
     line=$(sed -n 's/^ExecStart=//p' "$unit")
-    eval "setsid nohup ${{line//%%/%}}" </dev/null >/dev/null 2>&1 &
+    eval "exec setsid nohup ${{line//%%/%}}" </dev/null >/dev/null 2>&1 &
     echo $! > {box}/systemd-pid ;;
 esac
 """
