@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.sparse import coo_matrix, csr_matrix
 
 # Called as checkpoint(stage, step, total); it may raise `events.Cancelled` to stop the work.
 Checkpoint = Callable[[str, int, int], None]
@@ -111,3 +112,11 @@ def _scatter(values: np.ndarray, faces: np.ndarray, n: int) -> np.ndarray:
 
 def _unit(vectors: np.ndarray) -> np.ndarray:
     return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+
+
+def linked(faces: np.ndarray, count: int) -> csr_matrix:
+    """Return the matrix [count, count] that is 1 where an edge of a closed surface joins two vertices."""
+    rows = faces[:, [0, 1, 1, 2, 2, 0]].ravel()
+    columns = faces[:, [1, 0, 2, 1, 0, 2]].ravel()
+    # Two triangles meet at every edge.
+    return coo_matrix((np.full(len(rows), 0.5), (rows, columns)), shape=(count, count)).tocsr()

@@ -10,7 +10,7 @@ import numpy as np
 from scipy.sparse import coo_matrix, csr_matrix, diags, identity
 from scipy.sparse.linalg import cg
 
-from synchuman.surface.mesh import Checkpoint, DenseMesh, face_normals, vertex_normals
+from synchuman.surface.mesh import Checkpoint, DenseMesh, face_normals, linked, vertex_normals
 from synchuman.surface.raster import rasterize
 from synchuman.surface.settle import settle
 from synchuman.surface.sources import BACKGROUND
@@ -233,11 +233,9 @@ def _calm(vertices: np.ndarray, near: csr_matrix, trust: np.ndarray) -> np.ndarr
 
 def _neighbours(faces: np.ndarray, count: int) -> csr_matrix:
     """Matrix [v, v] that averages over a vertex and, as much, its neighbours."""
-    rows = faces[:, [0, 1, 1, 2, 2, 0]].ravel()
-    columns = faces[:, [1, 0, 2, 1, 0, 2]].ravel()
-    linked = coo_matrix((np.ones(len(rows)), (rows, columns)), shape=(count, count)).tocsr()
-    degree = np.maximum(np.asarray(linked.sum(1)).ravel(), 1)
-    return (0.5 * (diags(1 / degree) @ linked + identity(count))).tocsr()
+    joined = linked(faces, count)
+    degree = np.maximum(np.asarray(joined.sum(1)).ravel(), 1)
+    return (0.5 * (diags(1 / degree) @ joined + identity(count))).tocsr()
 
 
 def _bilinear(image: np.ndarray, pixels: np.ndarray) -> np.ndarray:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.sparse import coo_matrix, diags
+from scipy.sparse import diags
 from scipy.sparse.linalg import cg
 from scipy.spatial import cKDTree
 
-from synchuman.surface.mesh import DenseMesh, vertex_normals
+from synchuman.surface.mesh import DenseMesh, linked, vertex_normals
 
 REACH = 0.02  # units of the cube; what is farther from the plainer surface is something of its own
 SAME_SIDE = 0.5  # cosine between both surfaces' normals above which one lies on the other
@@ -36,10 +36,8 @@ def settle(dense: DenseMesh, place: DenseMesh) -> DenseMesh:
     there = beside[index]
     distance = ((vertices - place.vertices[index]) * there).sum(1)
     counts = ((far < REACH) & ((own * there).sum(1) > SAME_SIDE)).astype(np.float64)
-    rows = dense.faces[:, [0, 1, 1, 2, 2, 0]].ravel()
-    columns = dense.faces[:, [1, 0, 2, 1, 0, 2]].ravel()
-    linked = coo_matrix((np.full(len(rows), 0.5), (rows, columns)), shape=(len(vertices),) * 2).tocsr()
-    laplacian = diags(np.asarray(linked.sum(1)).ravel()) - linked
+    joined = linked(dense.faces, len(vertices))
+    laplacian = diags(np.asarray(joined.sum(1)).ravel()) - joined
     system = diags(counts + 1e-6) + STIFFNESS * laplacian
     offset = cg(system, counts * distance, rtol=1e-3, maxiter=500)[0]
     moved = vertices - own * np.clip(offset, -LARGEST, LARGEST)[:, None]
