@@ -24,7 +24,7 @@ MINI: Presets = {
     },
     "Balanced": {
         "solver": "euler",
-        "stage1_steps": 16,
+        "stage1_steps": 10,
         "guidance": 2.0,
         "stage2_steps": 12,
         "stage2_guidance": 1.0,

@@ -15,7 +15,7 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     stage1_steps: int = Field(
-        16,
+        10,
         ge=1,
         le=100,
         title="Stage 1 steps",

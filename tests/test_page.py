@@ -71,6 +71,27 @@ def canvas_when_drawn(visit: Visit, folder: Path) -> np.ndarray:
     raise AssertionError("the 3D canvas stays empty")
 
 
+FRAMES = """(milliseconds) => new Promise((tell) => {
+  let frames = 0, on = true;
+  const next = () => { if (on) { frames += 1; requestAnimationFrame(next); } };
+  const never = requestAnimationFrame(() => { frames += 1000; });
+  cancelAnimationFrame(never);
+  requestAnimationFrame(next);
+  setTimeout(() => { on = false; tell(frames); }, milliseconds);
+})"""
+
+
+def test_a_page_that_nobody_touches_leaves_the_processor_to_the_run(visit: Visit) -> None:
+    visit.page.mouse.move(300, 300)
+    touched = visit.page.evaluate(FRAMES, 1500)
+    visit.page.wait_for_timeout(2500)
+    left_alone = visit.page.evaluate(FRAMES, 3000)
+    assert 1 <= left_alone <= 12  # four a second
+    assert touched / 1.5 > left_alone / 3
+    visit.page.mouse.move(310, 300)
+    assert visit.page.evaluate(FRAMES, 1500) / 1.5 > left_alone / 3
+
+
 # Roles that a person without a screen has to know by a name.
 NAMED = re.compile(
     r"- (button|link|textbox|spinbutton|slider|radio|checkbox|combobox|tab)(?= *(\[|:|$))", re.M

@@ -305,7 +305,7 @@ def test_a_run_that_takes_too_long_is_ended(tmp_path: Path) -> None:
 def test_a_server_whose_weights_are_not_there_takes_no_jobs(tmp_path: Path) -> None:
     with serving(tmp_path / "data", weights=tmp_path / "nothing here") as server:
         early = server.submit()
-        server.until(lambda: "cannot be started" in server.client.get("/ready").text)
+        server.until(lambda: "cannot be started" in server.client.get("/ready").text, 120)
         refused = server.submit(expect=503)
         assert refused["code"] == "not_ready" and "nothing here" not in refused["detail"]
         # What came before that was known does not wait for ever.
