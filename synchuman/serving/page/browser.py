@@ -22,8 +22,8 @@ ADDRESS = """(run) => {
 # Gradio counts time in every part that waits, and the viewer draws a model that nobody turns, at every frame.
 # Without a graphics card that takes half a core from the run: while nobody touches the page, four frames a
 # second are enough.
-_REST = """
-  const frame = window.requestAnimationFrame.bind(window), drop = window.cancelAnimationFrame.bind(window);
+_FRAMES = """const frame = window.requestAnimationFrame.bind(window);
+  const drop = window.cancelAnimationFrame.bind(window);
   const asked = new Map();
   let last = 0, touched = performance.now();
   for (const kind of ['pointermove', 'pointerdown', 'wheel', 'keydown', 'touchmove', 'resize'])
@@ -40,11 +40,11 @@ _REST = """
     if (!it) return;
     asked.delete(id);
     if (it.timer) clearTimeout(it.timer); else drop(it.frame);
-  };
-"""
+  };"""
 
 # Names for those who do not see the page, a key for those who type, and the result in sight on phones.
 _OPEN = """() => {
+  FRAMES
   const fold = document.getElementById('settings-button');
   fold.setAttribute('aria-expanded', 'false');
   fold.setAttribute('aria-controls', 'settings');
@@ -115,7 +115,7 @@ setInterval(() => {
 
 def on_open() -> str:
     """Return what is done once when the page is opened: names, keys, and frames as they are needed."""
-    return _OPEN.replace("{", "{" + _REST, 1).replace("TEXT", _in_all("Example"))
+    return _OPEN.replace("FRAMES", _FRAMES).replace("TEXT", _in_all("Example"))
 
 
 def copy_link() -> str:
