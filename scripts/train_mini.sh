@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Trains mini for so many minutes on one or two GPUs; people are made on the CPUs all the while.
+# Trains mini for so many minutes on the GPUs there are; people are made on the CPUs all the while.
 #
 #   scripts/train_mini.sh run 26 assets/mini     # on from a variant's folder (legs it lacks start from nothing)
 #   scripts/train_mini.sh run 26                 # on from checkpoints/, or everything from nothing
@@ -9,7 +9,8 @@
 #   FIRST_SEED, PEOPLE, WORKERS, GENERATE (more options of the generator), FIRST_SHARDS (of 32 people, before training)
 #   SURFACE   people with Stage 2 targets; 0 trains Stage 1 alone
 #   WAY       options of the joint leg; else the quickest are found while the first people are made
-#   BATCH, RATE                     of the joint leg
+#   BATCH (of every GPU), RATE      of the joint leg
+#   JOINT     GPUs of the joint leg, as 0,1,2; else all but the last, which the other legs take, or the only one
 #   PART, DECODER, SLAT, FLOW, FIT  minutes (0 leaves out) of: autoencoders and image encoder, where they are not there yet; the image
 #             decoder, once more; the slat autoencoder and then the slat flow, beside the joint leg; the structure
 #             decoder on sampled structures, at the end
@@ -31,17 +32,20 @@ workers=${WORKERS:-$(($(nproc) - 3))} first=${FIRST_SHARDS:-$workers}
 part=${PART:-1.7} decoder=${DECODER:-0} slat_minutes=${SLAT:-6} flow_minutes=${FLOW:-9} fit=${FIT:-1.8}
 batch=${BATCH:-64} rate=${RATE:-8e-4}
 second_gpu=$(($(nvidia-smi -L | wc -l) - 1))
+joint=${JOINT:-$(seq -s , 0 $((second_gpu > 0 ? second_gpu - 1 : 0)))}
 mkdir -p $out/logs $data
 export PYTHONUNBUFFERED=1 OMP_NUM_THREADS=4
+export GLOO_SOCKET_IFNAME=lo NCCL_SOCKET_IFNAME=lo # all processes are on this machine, whose name may lead nowhere
 trap 'kill $(jobs -p) 2>/dev/null || true' EXIT
 
 say() { echo "$(($(date +%s) - started)) s: $*"; }
 at() { python3 -c "print(int($started + 60 * ($minutes - $1)))"; } # Unix time so many minutes before the end
-leg() { # GPU, module, options
-  local gpu=$1 name=$2
+leg() { # GPUs, module, options
+  local gpus=$1 name=$2 start=()
   shift 2
-  say "$name $*"
-  CUDA_VISIBLE_DEVICES=$gpu python3 -m "synchuman.training.$name" --people $data --out $out "$@" \
+  [[ $gpus != *,* ]] || start=(torch.distributed.run --master-addr 127.0.0.1 --nproc-per-node gpu -m)
+  say "$name on $gpus $*"
+  CUDA_VISIBLE_DEVICES=$gpus python3 -m "${start[@]}" "synchuman.training.$name" --people $data --out $out "$@" \
     >>"$out/logs/$name.txt" 2>&1 || { say "$name failed"; tail -n 25 "$out/logs/$name.txt"; return 1; }
   say "$name done"
 }
@@ -82,7 +86,7 @@ for pid in "${parts[@]}"; do wait "$pid"; done
 } &
 slat=$!
 # shellcheck disable=SC2046 # the options of the quickest way are words
-leg 0 train_joint --batch "$batch" --muon 1 --learning-rate "$rate" --minutes 600 --deadline "$(at "$fit")" $(cat $out/logs/way || true)
+leg "$joint" train_joint --batch "$batch" --muon 1 --learning-rate "$rate" --minutes 600 --deadline "$(at "$fit")" $(cat $out/logs/way || true)
 [ "$fit" = 0 ] || leg 0 train_structure_decoder --batch 16 --limit 1024 --minutes 600 --deadline "$(at 0)" --learning-rate 3e-4
 wait $slat
 [ -n "${WAY:-}" ] || cat $out/logs/ways.txt

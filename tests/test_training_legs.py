@@ -12,8 +12,9 @@ from torch import nn
 
 from synchuman.stage1.variants import MINI
 from synchuman.training.baselines import fit_to_front, hull_of_front
+from synchuman.training.checkpoints import load_average
 from synchuman.training.image_tokens import ImageTokens
-from synchuman.training.loop import LoopConfig, load_average, train
+from synchuman.training.loop import LoopConfig, train
 from synchuman.training.metrics import intersection_over_union, psnr, sample_surface, surface_errors
 from synchuman.training.people_data import People, on_white, to_unit, unpack_structure
 from synchuman.training.train_image_encoder import (

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from synchuman.training.loop import LoopConfig, load_average, make_optimizers, train
+from synchuman.training.checkpoints import load_average
+from synchuman.training.loop import LoopConfig, make_optimizers, train
 from synchuman.training.muon import UPDATE_RMS, Muon, is_matrix, orthogonalise
 
 

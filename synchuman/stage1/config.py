@@ -168,7 +168,7 @@ class Stage1Config:
 
     image_size: int = 768  # rows and columns of the generated views
     prompt_length: int = 77  # tokens of a view prompt
-    preview_interval: int = 5  # steps between previews that a user should see; decoding them costs time
+    preview_interval: int = 10  # steps between previews; decoding ten images takes as long as a step or more
     joint_network: JointNetworkConfig = field(default_factory=JointNetworkConfig)
     # None: the structure is carved from the views instead of decoded.
     structure_decoder: StructureDecoderConfig | None = field(default_factory=StructureDecoderConfig)

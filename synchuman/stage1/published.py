@@ -35,7 +35,6 @@ JOINT_MUST = {
     "num_dual_CrossAttblocks": 2,
     "selfattn_block": "self_rowwise",
 }
-PREVIEW_INTERVAL = 10  # decoding ten images takes as long as three steps
 
 
 def read_config(folder: PublishedFolder) -> Stage1Config:
@@ -51,7 +50,6 @@ def read_config(folder: PublishedFolder) -> Stage1Config:
     return Stage1Config(
         image_size=joint.latent_size * autoencoder.factor,
         prompt_length=prompt_length,
-        preview_interval=PREVIEW_INTERVAL,
         joint_network=joint,
         structure_decoder=_structure_decoder(folder),
         image_autoencoder=autoencoder,

@@ -10,7 +10,10 @@ from pathlib import Path
 
 import torch
 
+from synchuman.training import ranks
 from synchuman.training.loop import LoopConfig
+
+SEEDS_APART = 1_000_003  # of the processes that train together
 
 
 @dataclass(frozen=True)
@@ -35,7 +38,7 @@ class Leg:
 
 
 def run_leg(run: Callable[[Leg], None], description: str) -> None:
-    """Parse the command line and run a leg."""
+    """Parse the command line and run a leg, in as many processes as torchrun started."""
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -49,5 +52,7 @@ def run_leg(run: Callable[[Leg], None], description: str) -> None:
         parser.add_argument(f"--{field.name.replace('_', '-')}", type=kind, default=field.default)
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    loop = LoopConfig(**{field.name: getattr(options, field.name) for field in fields(LoopConfig)})
-    run(Leg(options.people, options.out, torch.device(options.device), options.batch, options.limit, loop))
+    loop = {field.name: getattr(options, field.name) for field in fields(LoopConfig)}
+    with ranks.joined(torch.device(options.device)) as device:
+        loop["seed"] += SEEDS_APART * ranks.rank()
+        run(Leg(options.people, options.out, device, options.batch, options.limit, LoopConfig(**loop)))

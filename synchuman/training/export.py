@@ -16,8 +16,9 @@ from synchuman.stage1.variants import MINI
 from synchuman.stage2.config import Stage2Config
 from synchuman.stage2.networks import Stage2Networks, save_stage2
 from synchuman.stage2.variants import MINI as STAGE2
+from synchuman.training.checkpoints import load_average
 from synchuman.training.command import Leg
-from synchuman.training.loop import LoopConfig, load_average
+from synchuman.training.loop import LoopConfig
 from synchuman.training.shipped import save_training_halves
 from synchuman.training.train_image_autoencoder import load_image_autoencoder
 from synchuman.training.train_image_encoder import load_image_encoder

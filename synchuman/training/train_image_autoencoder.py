@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from synchuman.stage1.image_autoencoder import build_image_autoencoder
 from synchuman.stage1.variants import MINI
+from synchuman.training.checkpoints import load_average
 from synchuman.training.command import Leg, run_leg
-from synchuman.training.loop import load_average, train
+from synchuman.training.loop import train
 from synchuman.training.people_data import People, on_white, to_unit
 from synchuman.training.structure_encoder import sample_latent
 

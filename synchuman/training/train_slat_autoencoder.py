@@ -17,9 +17,10 @@ from synchuman.stage1.variants import MINI as STAGE1
 from synchuman.stage2.config import Stage2Config
 from synchuman.stage2.mesh_decoder import MeshDecoder
 from synchuman.stage2.variants import MINI
+from synchuman.training.checkpoints import load_average
 from synchuman.training.command import Leg, run_leg
 from synchuman.training.image_tokens import ImageTokens
-from synchuman.training.loop import load_average, train
+from synchuman.training.loop import train
 from synchuman.training.slat_encoder import SlatEncoder, voxel_inputs
 from synchuman.training.structure_encoder import sample_latent
 from synchuman.training.surface_data import SurfacePeople

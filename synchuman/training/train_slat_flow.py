@@ -21,9 +21,10 @@ from synchuman.stage2.config import SlatNormalisation, Stage2Config
 from synchuman.stage2.sampler import TIMES_PER_UNIT, normalise
 from synchuman.stage2.slat_flow import SlatFlow
 from synchuman.stage2.variants import MINI
+from synchuman.training.checkpoints import load_average
 from synchuman.training.command import Leg, run_leg
 from synchuman.training.image_tokens import ImageTokens, augment_tokens
-from synchuman.training.loop import load_average, train
+from synchuman.training.loop import train
 from synchuman.training.slat_encoder import SlatEncoder, measure_normalisation
 from synchuman.training.surface_data import SurfacePeople
 from synchuman.training.train_image_encoder import load_image_encoder

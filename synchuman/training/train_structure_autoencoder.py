@@ -11,8 +11,9 @@ from torch import Tensor, nn
 
 from synchuman.stage1.structure_decoder import StructureDecoder
 from synchuman.stage1.variants import MINI_STRUCTURE_DECODER
+from synchuman.training.checkpoints import load_average
 from synchuman.training.command import Leg, run_leg
-from synchuman.training.loop import load_average, train
+from synchuman.training.loop import train
 from synchuman.training.people_data import People, unpack_structure
 from synchuman.training.structure_encoder import StructureEncoder, sample_latent
 

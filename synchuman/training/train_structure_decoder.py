@@ -22,9 +22,10 @@ from torch import Tensor, nn
 from synchuman.nn.flow import schedule
 from synchuman.stage1.structure_decoder import StructureDecoder
 from synchuman.stage1.variants import MINI, MINI_STRUCTURE_DECODER
+from synchuman.training.checkpoints import load_average
 from synchuman.training.command import Leg, run_leg
 from synchuman.training.latents import encode_views
-from synchuman.training.loop import load_average, train
+from synchuman.training.loop import train
 from synchuman.training.people_data import find_shards, read_shard, shuffled_batches, unpack_structure
 from synchuman.training.precision import autocast
 from synchuman.training.train_image_autoencoder import load_image_autoencoder
