@@ -21,7 +21,7 @@ from synchuman.training.metrics import psnr, sample_surface
 QUICK = Settings(
     stage1_steps=1, guidance=1.0, stage2_steps=1, stage2_guidance=1.0, faces=4000, texture_size=512
 )
-SURFACE = {"chamfer_cm", "p2s_cm", "normal_consistency", "iou_64", "render_psnr_db"}
+SURFACE = {"chamfer_cm", "chamfer_aligned_cm", "p2s_cm", "normal_consistency", "iou_64", "render_psnr_db"}
 VIEWS = {"view_psnr_db", "view_ssim", "structure_iou_64"}
 
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 from diffusers.models.resnet import ResnetBlock2D
@@ -159,6 +163,34 @@ def test_recordings_share_memory():
             # As the guided sampler does: the first result is still wanted after the second call.
             a, b = graphs[0](x)[0], graphs[1](x)[0]
             assert torch.equal(a, first(first(x))) and torch.equal(b, second(second(x)))
+
+
+RELEASED_AT_ONCE = """
+import torch
+from synchuman.nn.cuda_graph import GraphedFunction
+
+def long(x):
+    for _ in range(300):
+        x = torch.tanh(x @ x)
+    return (x,)
+
+x = 0.01 * torch.randn(4096, 4096, device="cuda")
+graphed = GraphedFunction(long)
+for _ in range(3):
+    y = graphed(x)[0]
+kept = y.clone()
+graphed.release()
+torch.cuda.synchronize()
+assert torch.equal(kept, long(x)[0])
+"""
+
+
+@pytest.mark.parametrize("expandable", ["True", "False"])
+def test_a_recording_is_released_after_its_last_replay(expandable):
+    options = {"PYTORCH_ALLOC_CONF": f"expandable_segments:{expandable}"}
+    command = [sys.executable, "-c", RELEASED_AT_ONCE]
+    done = subprocess.run(command, env=os.environ | options, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
 
 
 @HALF

@@ -221,8 +221,21 @@ def test_surface_errors_of_a_grown_ball():
     assert errors["chamfer_cm"] == pytest.approx(4.3, rel=0.05)
     assert errors["p2s_cm"] == pytest.approx(4.3, rel=0.05)
     assert errors["normal_consistency"] > 0.99
+    assert errors["chamfer_aligned_cm"] == pytest.approx(errors["chamfer_cm"], rel=0.02)  # the size stays
     flipped = surface_errors(guess[0], -guess[1], *truth, height=0.8)
     assert flipped["normal_consistency"] < -0.99
+
+
+def test_aligned_error_forgets_how_a_body_is_turned_and_where_it_stands():
+    rng = np.random.default_rng(0)
+    box = trimesh.creation.box((0.4, 0.2, 0.9))
+    truth = sample_surface(box.vertices, box.faces, 20_000, rng)
+    same = surface_errors(*sample_surface(box.vertices, box.faces, 20_000, rng), *truth, height=0.9)
+    box.apply_transform(trimesh.transformations.euler_matrix(0.05, 0.04, 0.03))
+    box.apply_translation((0.02, -0.01, 0.0))
+    moved = surface_errors(*sample_surface(box.vertices, box.faces, 20_000, rng), *truth, height=0.9)
+    assert moved["chamfer_cm"] > same["chamfer_cm"] + 1
+    assert moved["chamfer_aligned_cm"] == pytest.approx(same["chamfer_aligned_cm"], abs=0.03)
 
 
 def test_small_metrics():

@@ -24,11 +24,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--variant", default="mini", help="name of the weights, or a folder of them")
     add("--count", type=int, default=32, help="how many people")
-    add("--steps", type=int, default=16, help="of Stage 1")
-    add("--guidance", type=float, default=2.0, help="of Stage 1")
-    add("--stage2-steps", type=int, default=12)
-    add("--stage2-guidance", type=float, default=1.0)
-    add("--solver", default="euler", help="euler, or multistep")
+    add("--steps", type=int, help="of Stage 1; all such knobs: as a run without options has them")
+    add("--guidance", type=float, help="of Stage 1")
+    add("--stage2-steps", type=int)
+    add("--stage2-guidance", type=float)
+    add("--solver", help="euler, or multistep")
     add("--device", default="cpu", help="auto, cpu or cuda")
     add("--body", type=Path, help="another body than the one that training uses (docs/training.md)")
     add("--out", type=Path, help="JSON file for the figures")
@@ -63,14 +63,15 @@ def _evaluate(options: argparse.Namespace) -> Answer:
 def _settings(options: argparse.Namespace) -> Settings:
     from synchuman.settings import Settings
 
-    return Settings(
-        stage1_steps=options.steps,
-        guidance=options.guidance,
-        stage2_steps=options.stage2_steps,
-        stage2_guidance=options.stage2_guidance,
-        solver=options.solver,
-        texture_size=TEXTURE_SIZE,
-    )
+    chosen = {
+        "stage1_steps": options.steps,
+        "guidance": options.guidance,
+        "stage2_steps": options.stage2_steps,
+        "stage2_guidance": options.stage2_guidance,
+        "solver": options.solver,
+    }
+    given = {name: value for name, value in chosen.items() if value is not None}
+    return Settings(texture_size=TEXTURE_SIZE, **given)
 
 
 def _lines(summary: dict[str, dict[str, float]], options: argparse.Namespace) -> list[str]:

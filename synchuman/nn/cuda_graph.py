@@ -51,8 +51,11 @@ class GraphedFunction:
             return self._outputs
 
     def release(self) -> None:
-        """Forget the recording and give its memory back: nothing else could use it meanwhile."""
+        """Wait for the last replay, then give the recording's memory back: nothing else could use it."""
         recorded = self._graph is not None
+        if recorded:
+            # Expandable segments are unmapped when the stream that recorded is done, whoever replays.
+            torch.cuda.synchronize(self._inputs[0].device)
         self._graph, self._inputs, self._outputs = None, (), ()
         if recorded:
             torch.cuda.empty_cache()
