@@ -24,7 +24,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--variant", default="mini", help="name of the weights, or a folder of them")
     add("--count", type=int, default=32, help="how many people")
-    add("--steps", type=int, help="of Stage 1; all such knobs: as a run without options has them")
+    add(
+        "--steps", dest="stage1_steps", type=int, help="of Stage 1; like the next ones by default as in a run"
+    )
     add("--guidance", type=float, help="of Stage 1")
     add("--stage2-steps", type=int)
     add("--stage2-guidance", type=float)
@@ -61,17 +63,9 @@ def _evaluate(options: argparse.Namespace) -> Answer:
 
 
 def _settings(options: argparse.Namespace) -> Settings:
-    from synchuman.settings import Settings
+    from synchuman.presets import DEFAULT_PRESET, preset
 
-    chosen = {
-        "stage1_steps": options.steps,
-        "guidance": options.guidance,
-        "stage2_steps": options.stage2_steps,
-        "stage2_guidance": options.stage2_guidance,
-        "solver": options.solver,
-    }
-    given = {name: value for name, value in chosen.items() if value is not None}
-    return Settings(texture_size=TEXTURE_SIZE, **given)
+    return preset(DEFAULT_PRESET, options.variant, texture_size=TEXTURE_SIZE, **knobs.given(options))
 
 
 def _lines(summary: dict[str, dict[str, float]], options: argparse.Namespace) -> list[str]:

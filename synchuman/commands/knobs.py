@@ -67,8 +67,8 @@ def add_json(parser: argparse.ArgumentParser) -> None:
 
 
 def given(options: argparse.Namespace) -> dict[str, Any]:
-    """Return the settings that were given, by name."""
-    values = {name: getattr(options, name) for name, _, _ in SETTINGS}
+    """Return the settings that were given, by name; a command may have options for some of them only."""
+    values = {name: getattr(options, name, None) for name, _, _ in SETTINGS}
     return {name: value for name, value in values.items() if value is not None}
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import torch
@@ -52,7 +52,7 @@ def run_leg(run: Callable[[Leg], None], description: str) -> None:
         parser.add_argument(f"--{field.name.replace('_', '-')}", type=kind, default=field.default)
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    loop = {field.name: getattr(options, field.name) for field in fields(LoopConfig)}
+    loop = LoopConfig(**{field.name: getattr(options, field.name) for field in fields(LoopConfig)})
     with ranks.joined(torch.device(options.device)) as device:
-        loop["seed"] += SEEDS_APART * ranks.rank()
-        run(Leg(options.people, options.out, device, options.batch, options.limit, LoopConfig(**loop)))
+        loop = replace(loop, seed=loop.seed + SEEDS_APART * ranks.rank())
+        run(Leg(options.people, options.out, device, options.batch, options.limit, loop))

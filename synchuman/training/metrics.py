@@ -6,6 +6,7 @@ import numpy as np
 from scipy.spatial import cKDTree
 
 BODY_HEIGHT_CM = 170.0
+Nearest = tuple[np.ndarray, np.ndarray]  # distances, indices
 ROUNDS = 20  # of closest points; more of them change less than a tenth of a millimetre
 
 
@@ -57,8 +58,8 @@ def surface_errors(
         motion that fits the surface best: what is left when the photo's tilt and the distance, which a
         cut-out does not tell, are taken out.
     """
-    to_true, near_true = cKDTree(true_points).query(points)
-    to_guess, near_guess = cKDTree(points).query(true_points)
+    (to_true, near_true), (to_guess, near_guess) = nearest(points, true_points)
+    (aligned_to_true, _), (aligned_to_guess, _) = nearest(rigidly_aligned(points, true_points), true_points)
     scale = BODY_HEIGHT_CM / height
     forward = (normals * true_normals[near_true]).sum(axis=1).mean()
     backward = (true_normals * normals[near_guess]).sum(axis=1).mean()
@@ -66,14 +67,13 @@ def surface_errors(
         "chamfer_cm": float((to_true.mean() + to_guess.mean()) / 2 * scale),
         "p2s_cm": float(to_true.mean() * scale),
         "normal_consistency": float((forward + backward) / 2),
-        "chamfer_aligned_cm": chamfer(rigidly_aligned(points, true_points), true_points) * scale,
+        "chamfer_aligned_cm": float((aligned_to_true.mean() + aligned_to_guess.mean()) / 2 * scale),
     }
 
 
-def chamfer(points: np.ndarray, true_points: np.ndarray) -> float:
-    """Return the mean of both mean distances between samples [N, 3] and [M, 3] of two surfaces."""
-    to_true = cKDTree(true_points).query(points)[0].mean()
-    return float((to_true + cKDTree(points).query(true_points)[0].mean()) / 2)
+def nearest(points: np.ndarray, true_points: np.ndarray) -> tuple[Nearest, Nearest]:
+    """Return distance and index of the nearest true point, [N] each, and the other way round, [M] each."""
+    return cKDTree(true_points).query(points), cKDTree(points).query(true_points)
 
 
 def rigidly_aligned(points: np.ndarray, true_points: np.ndarray) -> np.ndarray:
