@@ -11,7 +11,7 @@ from synchuman.surface.mesh import Checkpoint
 from synchuman.surface.sources import Source, signed_outline
 from synchuman.views import FACE, VIEWS
 
-PAD = 3  # empty voxels around the grid, so that the surface closes where the person touches the cube
+PAD = 5  # empty voxels around the voxels, so that the surface closes and no filter meets the border
 SMOOTHINGS = 12
 SMOOTHING_SIGMA = 0.8  # voxels
 SOLID_SHARE = 0.1  # of the voxels lie deep inside when the structure is a solid rather than a shell
@@ -49,14 +49,14 @@ def coarse_surface(
         raise ValueError("The structure is empty: no logit is above 0; sample it again, with more steps.")
     n = logits.shape[0]
     checkpoint("surface", 0, 6)
-    occupied = np.pad(logits > 0, PAD)
+    occupied, origin = cropped(logits > 0)
     solid = drop_small_parts(fill_inside(occupied))
     occupied &= solid
     checkpoint("surface", 1, 6)
     field = smooth_field(solid, occupied)
     checkpoint("surface", 2, 6)
     field = _upsample(field, scale)
-    centres = ((np.arange(field.shape[0]) + 0.5) / scale - PAD) / n - 0.5
+    centres = [((np.arange(cells) + 0.5) / scale + low) / n - 0.5 for cells, low in zip(field.shape, origin)]
     for axis in (0, 1):
         outline = _outline(sources, axis, centres, n)
         if outline is not None:
@@ -68,9 +68,24 @@ def coarse_surface(
     vertices, faces, _, _ = marching_cubes(field, 0.0, gradient_direction="descent")
     checkpoint("surface", 4, 6)
     vertices, faces = drop_floaters(vertices, faces)
-    vertices = ((vertices + 0.5) / scale - PAD) / n - 0.5
+    vertices = ((vertices + 0.5) / scale + origin) / n - 0.5
     checkpoint("surface", 5, 6)
     return vertices.astype(np.float32), faces
+
+
+def cropped(occupied: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Crop a grid to its voxels and some empty ones around them.
+
+    Args:
+        occupied: [n, n, n] bool with at least one voxel.
+
+    Returns:
+        [a, b, c] bool, and the index [3] in the grid of its first voxel, negative outside of the grid.
+    """
+    places = np.argwhere(occupied)
+    low, high = places.min(axis=0), places.max(axis=0) + 1
+    box = occupied[tuple(slice(first, last) for first, last in zip(low, high))]
+    return np.pad(box, PAD), low - PAD
 
 
 def smooth_field(solid: np.ndarray, occupied: np.ndarray) -> np.ndarray:
@@ -82,11 +97,11 @@ def smooth_field(solid: np.ndarray, occupied: np.ndarray) -> np.ndarray:
     lies and does not melt thin limbs (Gibson, Constrained Elastic Surface Nets, 1998, does so to meshes).
 
     Args:
-        solid: [n, n, n] bool, the shell with its inside filled.
-        occupied: [n, n, n] bool, the shell, or the solid itself.
+        solid: [a, b, c] bool, the shell with its inside filled.
+        occupied: [a, b, c] bool, the shell, or the solid itself.
 
     Returns:
-        [n, n, n] float32 signed distance in voxels, negative inside, cut at some voxels from the surface.
+        [a, b, c] float32 signed distance in voxels, negative inside, cut at some voxels from the surface.
     """
     depth = ndimage.distance_transform_edt(solid)
     away = ndimage.distance_transform_edt(~solid)
@@ -141,7 +156,7 @@ def move_outline(field: np.ndarray, outline: np.ndarray, axis: int, limit: float
 
 
 def _outline(
-    sources: list[Source], axis: int, centres: np.ndarray, n: int
+    sources: list[Source], axis: int, centres: list[np.ndarray], n: int
 ) -> tuple[np.ndarray, float] | None:
     """The outline in voxels seen along an axis and how far it may move the surface; None without images."""
     seen = [s for s in sources if s.view != FACE and VIEWS[s.view].column_axis == axis and s.mask.any()]
@@ -150,16 +165,17 @@ def _outline(
         seen = [s for s in seen if s.photo]
     if not seen:
         return None
-    outlines = [signed_outline(s, centres, centres) * n for s in seen]
+    outlines = [signed_outline(s, centres[axis], centres[2]) * n for s in seen]
     return np.mean(outlines, axis=0), OUTLINE_LIMIT[photo]
 
 
 def _upsample(field: np.ndarray, scale: int) -> np.ndarray:
-    """Upsample a cube by cubic splines, cell centres kept."""
-    # Splines are separable and linear: one small matrix for every axis does what the zoom of the cube takes
+    """Upsample a field by cubic splines, cell centres kept."""
+    # Splines are separable and linear: one small matrix for every axis does what the zoom of the field takes
     # thirty times as long for.
-    line = np.eye(len(field))
-    weights = ndimage.zoom(line, (scale, 1), order=3, mode="nearest", grid_mode=True).astype(field.dtype)
-    for _ in range(field.ndim):
-        field = np.tensordot(field, weights, axes=(0, 1))  # the axis that is done goes last
+    for cells in field.shape:
+        weights = ndimage.zoom(np.eye(cells), (scale, 1), order=3, mode="nearest", grid_mode=True)
+        field = np.tensordot(
+            field, weights.astype(field.dtype), axes=(0, 1)
+        )  # the axis that is done goes last
     return field
