@@ -33,16 +33,15 @@ Every photo becomes a *job* with a random id. `POST /generate` waits for its end
 
 
 def create_app(service: Service, mount: Callable[[FastAPI], None] | None = None) -> ASGIApp:
-    """Return the application of a service; it starts the service and closes it.
+    """Return the application of a service; it closes the service at its end.
 
     Args:
-        service: Not started yet.
+        service: Started before or after.
         mount: Adds the page; what it adds is behind the same doors as the routes.
     """
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        service.start()
         try:
             yield
         finally:

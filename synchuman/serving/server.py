@@ -22,6 +22,7 @@ from synchuman.serving.exposure import LOCAL, Refused
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
+    from synchuman.serving.hangup import HangUp
     from synchuman.serving.options import ServiceOptions
     from synchuman.serving.service import Service
 
@@ -184,8 +185,6 @@ def serve(
         announce: Called with the address once requests are answered.
         mount: Given the service, returns what adds the page to the application.
     """
-    import uvicorn
-
     from synchuman.serving.hangup import HangUp
     from synchuman.serving.heap import keep_heap_small
     from synchuman.serving.rest import create_app
@@ -195,7 +194,28 @@ def serve(
     # Taken before anything slow, so that a port in use is said at once.
     listener = _listen(host, port)
     service = Service(options)
-    app = HangUp(create_app(service, None if mount is None else mount(service)))
+    try:
+        # At once, so that networks are loaded while the page is put together.
+        service.start()
+        app = HangUp(create_app(service, None if mount is None else mount(service)))
+        _run(app, service, options, host, listener, announce)
+    finally:
+        service.close()
+        listener.close()
+        # What is left ends with the process; looking through it for garbage once more takes seconds.
+        gc.freeze()
+
+
+def _run(
+    app: HangUp,
+    service: Service,
+    options: ServiceOptions,
+    host: str,
+    listener: socket.socket,
+    announce: Callable[[str], object],
+) -> None:
+    """Answer requests until a signal ends it."""
+    import uvicorn
 
     def shut_down() -> None:
         service.begin_shutdown()
@@ -233,13 +253,7 @@ def serve(
     # uvicorn raises the signal that ended it once more, when all is closed; that is not to kill us.
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, lambda *_: None)
-    try:
-        Server(config).run(sockets=[listener])
-    finally:
-        service.close()
-        listener.close()
-        # What is left ends with the process; looking through it for garbage once more takes seconds.
-        gc.freeze()
+    Server(config).run(sockets=[listener])
 
 
 def _listen(host: str, port: int) -> socket.socket:
