@@ -72,7 +72,7 @@ def _joined(module: nn.Module) -> nn.Module | None:
                 eps=norm.eps,
             )
         if type(module) is Upsample2D:
-            return Doubling(module.channels)
+            return Doubling(cast(int, module.channels))
         if type(module) is nn.GroupNorm:
             return MapNorm(module.num_groups, module.num_channels, module.eps)
     return None

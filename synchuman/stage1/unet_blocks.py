@@ -77,7 +77,7 @@ class Doubling(Upsample2D):
         layout = torch.channels_last if last else torch.contiguous_format
         return folded.flatten(0, 2).to(weight.dtype).contiguous(memory_format=layout)
 
-    def forward(self, x: Tensor, folded: Tensor | None = None) -> Tensor:  # type: ignore[override]
+    def forward(self, x: Tensor, folded: Tensor | None = None) -> Tensor:
         """Transform maps [B, width, h, h] to [B, width, 2 h, 2 h]; with what `fold` returned, if at hand."""
         folded = self.fold() if folded is None else folded
         convolution = cast(nn.Conv2d, self.conv)
