@@ -81,6 +81,10 @@ class SyncHuman:
             HubError: The download failed; the message says what to do.
             DeviceMemoryError: The networks do not fit on the device.
         """
+        from synchuman.weights.variants import find_variant
+
+        # A wrong name is told before the libraries of the networks are imported, which takes many seconds.
+        find_variant(variant)
         from synchuman.loading import load_variant
 
         got = load_variant(variant, device, dtype, placement, stage2_device, report)

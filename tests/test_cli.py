@@ -129,17 +129,34 @@ def test_public_page_needs_a_password() -> None:
         assert result.returncode == 3 and "--auth" in result.stderr
 
 
-def test_help_imports_nothing_heavy() -> None:
+def imports(heavy: set[str], *arguments: object) -> Ended:
+    """Run a command in a process of its own, which ends with 9 if it imported any of these."""
     code = (
         "import sys; from synchuman.cli import main\n"
-        "try: main(['run', '--help'])\n"
-        "except SystemExit: pass\n"
-        "heavy = {'torch', 'gradio', 'numpy', 'trimesh', 'pydantic'} & set(sys.modules)\n"
-        "sys.exit(f'imported {heavy}' if heavy else 0)"
+        "try: code = main(sys.argv[1:])\n"
+        "except SystemExit as end: code = end.code\n"
+        f"found = {heavy!r} & set(sys.modules)\n"
+        "if found: sys.exit(9)\n"
+        "sys.exit(code)"
     )
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    return Ended(ended.returncode, ended.stdout, ended.stderr)
+
+
+def test_help_imports_nothing_heavy() -> None:
     start = time.perf_counter()
-    result = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60
-    )
-    assert result.returncode == 0, result.stderr
+    ended = imports({"torch", "gradio", "numpy", "trimesh", "pydantic"}, "run", "--help")
+    assert ended.returncode == 0, ended.stderr
     assert time.perf_counter() - start < 5
+
+
+def test_what_cannot_work_is_said_before_anything_is_loaded(person_png: bytes, tmp_path: Path) -> None:
+    bad, good = tmp_path / "bad.png", tmp_path / "good.png"
+    bad.write_bytes(b"no photo")
+    good.write_bytes(person_png)
+    run = ("run", "--workdir", tmp_path / "work", "--device", "cpu")
+    ended = imports({"torch"}, *run, "--image", bad)
+    assert ended.returncode == 3 and "not a photo" in ended.stderr, ended
+    ended = imports({"diffusers", "transformers"}, *run, "--image", good, "--variant", "nothing-here")
+    assert ended.returncode == 3 and "nothing-here" in ended.stderr, ended

@@ -49,7 +49,7 @@ def execute(options: argparse.Namespace) -> int:
         return _fail(options, console, Problem("invalid", contradiction))
     try:
         settings = _settings(options)
-        photo = None if options.image is None else options.image.read_bytes()
+        photo = None if options.image is None else _read_photo(options.image)
         # Texturing alone computes on one device.
         on = options.device if options.retexture else None
         with stop_on_signals() as stop, own_turn(options, console, stop, on):
@@ -83,6 +83,19 @@ def _contradiction(options: argparse.Namespace) -> str | None:
     if options.person is not None and options.person < 1:
         return "--person counts from 1, largest first."
     return None
+
+
+def _read_photo(path: Path) -> bytes:
+    """Read a photo; one that cannot be used is told before anything is downloaded or loaded.
+
+    Raises:
+        PhotoError: It cannot be decoded.
+    """
+    from synchuman.photo.decode import decode
+
+    photo = path.read_bytes()
+    decode(photo)
+    return photo
 
 
 def _settings(options: argparse.Namespace) -> Any:
