@@ -49,7 +49,7 @@ def coarse_surface(
         raise ValueError("The structure is empty: no logit is above 0; sample it again, with more steps.")
     n = logits.shape[0]
     checkpoint("surface", 0, 6)
-    occupied, origin = cropped(logits > 0)
+    occupied, origin = _cropped(logits > 0)
     solid = drop_small_parts(fill_inside(occupied))
     occupied &= solid
     checkpoint("surface", 1, 6)
@@ -71,21 +71,6 @@ def coarse_surface(
     vertices = ((vertices + 0.5) / scale + origin) / n - 0.5
     checkpoint("surface", 5, 6)
     return vertices.astype(np.float32), faces
-
-
-def cropped(occupied: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Crop a grid to its voxels and some empty ones around them.
-
-    Args:
-        occupied: [n, n, n] bool with at least one voxel.
-
-    Returns:
-        [a, b, c] bool, and the index [3] in the grid of its first voxel, negative outside of the grid.
-    """
-    places = np.argwhere(occupied)
-    low, high = places.min(axis=0), places.max(axis=0) + 1
-    box = occupied[tuple(slice(first, last) for first, last in zip(low, high))]
-    return np.pad(box, PAD), low - PAD
 
 
 def smooth_field(solid: np.ndarray, occupied: np.ndarray) -> np.ndarray:
@@ -155,6 +140,21 @@ def move_outline(field: np.ndarray, outline: np.ndarray, axis: int, limit: float
     field += move * np.clip(1 - (field - deepest) / OUTLINE_DEPTH, 0, 1)
 
 
+def _cropped(occupied: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Crop a grid to its voxels and some empty ones around them.
+
+    Args:
+        occupied: [n, n, n] bool with at least one voxel.
+
+    Returns:
+        [a, b, c] bool, and the index [3] in the grid of its first voxel, negative outside of the grid.
+    """
+    places = np.argwhere(occupied)
+    low, high = places.min(axis=0), places.max(axis=0) + 1
+    box = occupied[tuple(slice(first, last) for first, last in zip(low, high))]
+    return np.pad(box, PAD), low - PAD
+
+
 def _outline(
     sources: list[Source], axis: int, centres: list[np.ndarray], n: int
 ) -> tuple[np.ndarray, float] | None:
@@ -175,7 +175,6 @@ def _upsample(field: np.ndarray, scale: int) -> np.ndarray:
     # thirty times as long for.
     for cells in field.shape:
         weights = ndimage.zoom(np.eye(cells), (scale, 1), order=3, mode="nearest", grid_mode=True)
-        field = np.tensordot(
-            field, weights.astype(field.dtype), axes=(0, 1)
-        )  # the axis that is done goes last
+        # The axis that is done goes last.
+        field = np.tensordot(field, weights.astype(field.dtype), axes=(0, 1))
     return field
