@@ -19,11 +19,6 @@ if TYPE_CHECKING:
 SHIPPED = Path(__file__).resolve().parents[1] / "assets" / "mini"
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the long ones, so that of several processes none is left alone with one at the end."""
-    items.sort(key=lambda item: item.get_closest_marker("slow") is None)
-
-
 def draw_person(height: int = 640) -> np.ndarray:
     """Draw a figure from head to feet, [h, w, 4] uint8, transparent around it."""
     scale = 4

@@ -23,6 +23,18 @@ npm ci --silent --no-fund --no-audit --prefix tests
 
 .venv/bin/ruff check .
 .venv/bin/ruff format --check .
-.venv/bin/mypy
-# Two processes with a core each: one test's waiting is another's work.
-exec env OMP_NUM_THREADS=1 .venv/bin/python -m pytest -n 2 --dist loadfile "$@"
+
+if [ $# -gt 0 ]; then
+  .venv/bin/mypy
+  exec .venv/bin/python -m pytest "$@"
+fi
+# Types and the slow tests wait for nobody: they take what the others, which wait a lot, leave of the processor.
+beside=$(mktemp)
+{ nice -n 15 .venv/bin/mypy && OMP_NUM_THREADS=1 nice -n 15 .venv/bin/python -m pytest -m "slow and not huge"; } \
+  >"$beside" 2>&1 &
+code=0
+.venv/bin/python -m pytest -m "not slow and not huge" || code=$?
+wait $! || code=$?
+cat "$beside"
+rm "$beside"
+exit "$code"

@@ -135,7 +135,7 @@ def test_cancel_takes_effect_in_every_stage(server: Server, done: dict, stage: s
     """Asked for when a stage begins; what comes after it takes long enough that a later end would be seen."""
     steps = {"stage1_steps": 60} if stage in ("cut-out", "stage 1") else {"stage2_steps": 100}
     if stage in ("surface", "atlas", "texture"):
-        fields = {"wait": "false", "faces": 5000, "texture_size": 2048}
+        fields = {"wait": "false", "faces": 5000, "texture_size": 4096}
         job = server.client.post(f"/jobs/{done['id']}/retexture", data=fields).json()
     else:
         job = server.submit(**{**QUICK, **steps})

@@ -7,7 +7,7 @@ from pathlib import Path
 from fuzzing import FUZZ
 from service_server import Server, shared_server
 
-WARM_UP = 2  # until all libraries are loaded and pools are as large as they get
+WARM_UP = 4  # until all libraries are loaded and pools are as large as they get
 RUNS = 3 * FUZZ
 MIB = 2**20
 GROWTH = 12 * MIB  # per run; what a run makes (its mesh alone has more) would show
