@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import surface_person
 import trimesh
+from conftest import quiet
 from scipy.spatial import cKDTree
 
 from synchuman.surface.build import image_sources
@@ -13,10 +14,6 @@ from synchuman.surface.carve import carve_structure
 from synchuman.surface.coarse import coarse_surface
 
 VOXEL = 1 / 64
-
-
-def quiet(stage: str, step: int, total: int) -> None:
-    pass
 
 
 def distance(logits: np.ndarray) -> float:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import surface_person
 import trimesh
+from conftest import quiet
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
@@ -18,10 +19,6 @@ from synchuman.surface.mesh import DenseMesh, is_watertight
 from synchuman.surface.sources import photo_source, view_sources
 
 VOXEL = 1 / 64
-
-
-def quiet(stage: str, step: int, total: int) -> None:
-    pass
 
 
 def errors(vertices: np.ndarray, faces: np.ndarray) -> tuple[float, float, float]:

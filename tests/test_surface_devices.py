@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import surface_person
 import torch
+from conftest import quiet
 
 from synchuman.surface import build, scan
 from synchuman.surface.build import coarse_mesh, image_sources, texture_mesh
@@ -20,10 +21,6 @@ CUDA = pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available
 FACES, SIZE = 4_000, 512
 # Texels that may differ by more than rounding between devices: those at an outline of a depth map.
 MOST_DIFFERENT = 0.002
-
-
-def quiet(stage: str, step: int, total: int) -> None:
-    pass
 
 
 @lru_cache(maxsize=1)

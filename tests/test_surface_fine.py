@@ -7,6 +7,7 @@ import pytest
 import surface_person
 import torch
 import trimesh
+from conftest import quiet
 from scipy.spatial import cKDTree
 from surface_person import PATCH, TROUSERS
 
@@ -19,10 +20,6 @@ from synchuman.surface.preview import render, sample_texture
 from synchuman.surface.voxel_field import SDF
 
 MM = 1700.0  # millimetres per unit of the cube, the person being 1.7 m tall
-
-
-def quiet(stage: str, step: int, total: int) -> None:
-    pass
 
 
 def sources() -> list:

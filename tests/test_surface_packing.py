@@ -5,15 +5,12 @@ from __future__ import annotations
 import cv2
 import numpy as np
 import pytest
+from conftest import quiet
 
 from synchuman.surface.packing import CELLS, Chart, pack
 
 SIZE = 1024
 DRAWN = 4  # drawn pixels per texel
-
-
-def quiet(stage: str, step: int, total: int) -> None:
-    """Take reports and stop nothing."""
 
 
 def rectangle(width: float, height: float) -> Chart:

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import surface_person
 import torch
+from conftest import quiet
 from surface_person import PATCH, SHOE, SKIN, TROUSERS
 
 from synchuman.events import Cancelled
@@ -18,10 +19,6 @@ from synchuman.surface.sources import photo_source, view_sources
 from synchuman.views import NUM_VIEWS, project
 
 FACES, SIZE = 12_000, 768
-
-
-def quiet(stage: str, step: int, total: int) -> None:
-    pass
 
 
 def build(person: surface_person.Person, checkpoint=quiet, **changes) -> TexturedMesh:
