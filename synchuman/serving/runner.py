@@ -24,6 +24,7 @@ from synchuman.events import (
 )
 from synchuman.runfolder import RunFolder, RunFolderError
 from synchuman.serving.failures import explain
+from synchuman.serving.heap import trim_heap
 from synchuman.serving.jobs import PHOTO, JobRequest, Kind
 from synchuman.serving.previews import inside, save_picture, save_views
 
@@ -153,6 +154,7 @@ def _free_memory() -> None:
     import torch
 
     gc.collect()
+    trim_heap()
     if torch.cuda.is_available():
         try:
             torch.cuda.empty_cache()
