@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from typing import Any
@@ -90,6 +91,12 @@ class Visit:
         """Return the run that the address names."""
         self.page.wait_for_url("**/?run=*")
         return self.page.url.partition("run=")[2]
+
+    def shows(self, run: str) -> None:
+        """Wait until the address, the downloads and what is said are those of a finished run."""
+        expect(self.at("#download-glb")).to_have_attribute("href", re.compile(run), timeout=PATIENCE)
+        self.page.wait_for_url(f"**/?run={run}", timeout=PATIENCE)
+        self.see(".status.good")
 
     def tab(self, name: str) -> None:
         """Choose a tab below the model."""

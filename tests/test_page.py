@@ -82,14 +82,19 @@ FRAMES = """(milliseconds) => new Promise((tell) => {
 
 
 def test_a_page_that_nobody_touches_leaves_the_processor_to_the_run(visit: Visit) -> None:
-    visit.page.mouse.move(300, 300)
-    touched = visit.page.evaluate(FRAMES, 1500)
+    frames_when_touched(visit)
     visit.page.wait_for_timeout(2500)
-    left_alone = visit.page.evaluate(FRAMES, 3000)
-    assert 1 <= left_alone <= 12  # four a second
-    assert touched / 1.5 > left_alone / 3
-    visit.page.mouse.move(310, 300)
-    assert visit.page.evaluate(FRAMES, 1500) / 1.5 > left_alone / 3
+    assert 1 <= visit.page.evaluate(FRAMES, 3000) <= 12  # four a second
+    frames_when_touched(visit)
+
+
+def frames_when_touched(visit: Visit) -> None:
+    """Wait until a page that is touched draws more than four frames a second; a busy machine may not yet."""
+    for x in range(300, 320):
+        visit.page.mouse.move(x, 300)
+        if visit.page.evaluate(FRAMES, 1500) > 1.5 * 4:
+            return
+    raise AssertionError("a page that is touched draws as little as one that nobody touches")
 
 
 # Roles that a person without a screen has to know by a name.
@@ -199,13 +204,13 @@ class TestResult:
         job = server.job(done.run_id())
         assert job["kind"] == "retexture" and job["parent"] == before and job["settings"]["faces"] == 1200
         expect(done.at("#runs img")).to_have_count(2)
-        done.at("#runs button").nth(1).click()  # the older one
-        done.page.wait_for_url(f"**/?run={before}")
-        done.see(".status.good")
-        # Deleting asks first.
+        # Each click counts, however quick; the older one is the second.
+        for index in (1, 0, 1, 0, 1):
+            done.at("#runs button").nth(index).click()
+        done.shows(before)
         done.at("#runs button").first.click()
-        done.page.wait_for_url(lambda url: before not in url)
-        done.see(".status.good")
+        done.shows(job["id"])
+        # Deleting asks first.
         done.page.once("dialog", lambda dialog: dialog.dismiss())
         done.at("#delete").click()
         done.page.wait_for_timeout(1500)
@@ -215,8 +220,7 @@ class TestResult:
         expect(done.at("#runs img")).to_have_count(1)
         assert server.client.get(f"/jobs/{job['id']}").status_code == 404
         done.at("#runs button").first.click()
-        done.page.wait_for_url(f"**/?run={before}")
-        done.see(".status.good")
+        done.shows(before)
 
     def test_a_link_opens_a_result_and_runs_it_again(
         self, done: Visit, browser: Any, server: Server, tmp_path: Path
@@ -247,6 +251,34 @@ def test_cancel_stops(visit: Visit, server: Server, person_png: bytes) -> None:
     expect(visit.at("#generate")).to_be_enabled()
     [job] = server.client.get("/jobs?limit=1").json()["jobs"]
     assert server.end(job["id"])["state"] == "cancelled"
+
+
+def test_an_earlier_run_is_looked_at_while_another_one_goes_on(
+    visit: Visit, server: Server, person_png: bytes
+) -> None:
+    visit.give_and_wait(person_png)
+    visit.set(**QUICK)
+    earlier = visit.run()
+    listed = visit.at("#runs img").count()
+    visit.at("#setting-stage1_steps input[type=number]").fill("60")
+    visit.at("#setting-stage1_steps input[type=number]").press("Tab")
+    visit.page.wait_for_timeout(700)
+    visit.at("#generate").click()
+    visit.page.wait_for_url(lambda url: "run=" in url and earlier not in url, timeout=PATIENCE)
+    going = visit.run_id()
+    visit.at("#runs button").first.click()
+    visit.shows(earlier)
+    visit.see(".toast-body")
+    visit.page.wait_for_timeout(2000)  # it would be gone by now
+    assert server.job(going)["state"] == "running"
+    visit.shows(earlier)
+    expect(visit.at("#cancel")).to_be_visible()
+    expect(visit.at("#generate")).to_be_disabled()
+    visit.shows(going)
+    expect(visit.at("#generate")).to_be_enabled()
+    expect(visit.at("#cancel")).to_be_hidden()
+    expect(visit.at("#runs img")).to_have_count(listed + 1)
+    assert not visit.complaints
 
 
 def test_a_page_loaded_anew_goes_on(visit: Visit, server: Server, person_png: bytes) -> None:

@@ -204,10 +204,10 @@ def test_a_session_stops_its_run(stub: StubService) -> None:
     here = runs.Runs(stub)  # type: ignore[arg-type]
     told = here.follow("session", stub.job)
     assert next(told) == runs.Started(stub.job) and next(told) == runs.Tick()
-    assert here.busy("session") and here.cancel("session")
+    assert here.goes_on("session") and here.cancel("session")
     with pytest.raises(Cancelled):
         list(told)
-    assert not here.busy("session") and not here.cancel("session")
+    assert not here.goes_on("session") and not here.cancel("session")
 
 
 def test_a_run_that_nobody_watches_is_stopped_but_not_one_that_is_watched_again(

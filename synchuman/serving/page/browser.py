@@ -86,6 +86,8 @@ _COPY = """() => {
   else prompt(before, location.href);
 }"""
 
+# Quick clicks may overtake each other on their way.
+WHEN = "(ids, photo, asked) => [ids, photo, Date.now()]"
 _CONFIRM = "(run, sure, kept) => [run, confirm(TEXT), kept]"
 
 # Run when the turntable's component is mounted; it looks after whatever turntable is in it.

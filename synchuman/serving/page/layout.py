@@ -101,6 +101,7 @@ def build_page(runs: Runs, cache: Path) -> tuple[gr.Blocks, gr.I18n]:
             touched=gr.State(None),
             ids=gr.State([]),
             sure=gr.Checkbox(label="Sure", visible="hidden"),
+            asked=gr.Number(label="Asked", visible="hidden"),
             # Names of runs, no secrets: a stranger's run is open to who knows its name.
             kept=gr.BrowserState([], storage_key="synchuman-runs", secret="names of runs"),
             timer=gr.Timer(2.0),

@@ -66,7 +66,7 @@ class PhotoHandlers:
             parts.cutout: gr.update(value=fit(prepared.cutout), visible=True),
             parts.cutout_note: cards.warnings(say, report.warnings),
             parts.generate: gr.update(
-                interactive=not self.runs.busy(request.session_hash or ""),
+                interactive=not self.runs.goes_on(request.session_hash or ""),
                 value=say("Generate anyway") if report.confirm else say("Generate"),
             ),
             parts.touch_up: gr.update(visible=True),

@@ -129,10 +129,6 @@ class ResultHandlers:
         say = texts.of_request(request)
         return cards.turntable(say, job, _address(sheet), pictures.FRAMES, pictures.COLUMNS)
 
-    def select(self, request: gr.Request, ids: list[str], event: gr.SelectData) -> str:
-        """Return the run that was chosen among the earlier ones."""
-        return ids[event.index] if event.index < len(ids) else ""
-
     def take_over(self, request: gr.Request, run_id: str) -> Update:
         """Put photo and settings of the shown run back into the controls."""
         job, _ = self._result(request, run_id)

@@ -26,6 +26,7 @@ from synchuman.serving.jobs import ServiceError
 from synchuman.serving.page import cards, controls, texts
 from synchuman.serving.page.on_photo import fit, photo_bytes
 from synchuman.serving.page.runs import Busy, Runs, Started, Told, Waiting
+from synchuman.serving.page.shown import Shown, Turn
 from synchuman.serving.page.texts import Texts
 from synchuman.settings import Settings
 from synchuman.views import VIEWS
@@ -39,12 +40,13 @@ Update = dict[Any, Any]
 
 
 class RunHandlers:
-    """The functions that stream a run; they hold no state beyond the runs and the page's parts."""
+    """The functions that stream a run."""
 
     def __init__(self, runs: Runs, parts: Parts) -> None:
         """Serve one page."""
         self.runs = runs
         self.parts = parts
+        self.shown = Shown()
 
     def generate(
         self,
@@ -80,7 +82,21 @@ class RunHandlers:
 
         yield from self._stream(request, begin, {})
 
-    def open(self, request: gr.Request, run_id: str | None, photo: str | None) -> Iterator[Update]:
+    def choose(
+        self, request: gr.Request, ids: list[str], photo: str | None, asked: float, event: gr.SelectData
+    ) -> Iterator[Update]:
+        """Open the run that was chosen among the earlier ones, also while one goes on.
+
+        `asked` is the one of `Turn`.
+        """
+        run_id = ids[event.index] if event.index < len(ids) else None
+        if self.runs.goes_on(session_of(request), besides=run_id):
+            gr.Info(texts.of_request(request)("The run goes on. Its model is shown when it is done."))
+        yield from self.open(request, run_id, photo, asked)
+
+    def open(
+        self, request: gr.Request, run_id: str | None, photo: str | None, asked: float | None = None
+    ) -> Iterator[Update]:
         """Show a run again, or go on watching it; nothing without an id. The photo chosen now stays."""
         if not run_id:
             yield self._unchanged()
@@ -91,7 +107,7 @@ class RunHandlers:
 
         # What is over comes in one piece, as in `generate`.
         together: Update | None = self._cleared()
-        for update in self._stream(request, begin):
+        for update in self._stream(request, begin, asked=asked):
             update.pop(self.parts.cutout, None)
             if photo is None and self.parts.generate in update:
                 update[self.parts.generate] = gr.update(interactive=False)
@@ -102,6 +118,8 @@ class RunHandlers:
             if self.parts.cancel in together:  # it goes on, or this was its end
                 yield together
                 together = None
+        if together is not None:  # another run was chosen meanwhile
+            yield self._unchanged()
 
     def clear(self, request: gr.Request, run_id: str) -> Update:
         """Take a run off the page that was deleted; nothing while there is one."""
@@ -121,30 +139,58 @@ class RunHandlers:
         }
 
     def _stream(
-        self, request: gr.Request, begin: Callable[[], Iterator[Told]], first: Update | None = None
+        self,
+        request: gr.Request,
+        begin: Callable[[], Iterator[Told]],
+        first: Update | None = None,
+        asked: float | None = None,
     ) -> Iterator[Update]:
-        """Show what a run tells; with `first`, when it surely goes on, so that Cancel is there at once."""
-        parts, say = self.parts, texts.of_request(request)
+        """Show what a run tells; with `first`, when it surely goes on, so that Cancel is there at once.
+
+        Once the session shows another run, nothing more of this one is shown until it is done.
+        """
+        parts, say, session = self.parts, texts.of_request(request), session_of(request)
+        turn = self.shown.take(session, asked)
         try:
             if first is not None:
                 status = cards.progress(say, Progress("cut-out", 0, 1))
                 yield {**first, **self._busy(say, True), parts.status: status}
+            going = False
             for event in begin():
-                update = self._show(say, event)
-                if update:
-                    yield update
+                going |= isinstance(event, Started) and event.job.active
+                if going and isinstance(event, Done) and not self.shown.holds(session, turn):
+                    turn = self.shown.take(session)
+                    update = self._whole(request, event.folder.name)
+                else:
+                    update = self._show(say, session, event)
+                with self.shown.speaking(session, turn) as heard:
+                    if heard and update:
+                        yield update
             # Gradio sends what comes last twice, and a viewer that gets its first model twice shows none.
             yield self._unchanged()
         except Cancelled:
             text = say("Stopped. Photo and settings are still here.")
-            yield {**self._busy(say, False), parts.status: cards.note(text, "stopped"), parts.run_id: ""}
+            yield self._ended(say, session, turn, cards.note(text, "stopped"))
         except Exception as error:
             sentence = say.sentence(_sentence(error))
-            yield {**self._busy(say, False), parts.status: cards.note(sentence, "error"), parts.run_id: ""}
+            yield self._ended(say, session, turn, cards.note(sentence, "error"))
             # On a phone the card may be out of sight: this one pops up.
             raise gr.Error(sentence, print_exception=False) from error
 
-    def _show(self, say: Texts, event: Told) -> Update:
+    def _whole(self, request: gr.Request, job_id: str) -> Update:
+        """Everything of a finished run, for a page that shows another one."""
+        session, update = session_of(request), self._cleared()
+        for event in self.runs.open(session, who_is(request), job_id):
+            update |= self._show(texts.of_request(request), session, event)
+        del update[self.parts.cutout]  # the photo chosen now stays
+        return update
+
+    def _ended(self, say: Texts, session: str, turn: Turn, note: str) -> Update:
+        """A run ended without a model; another one that is shown stays."""
+        named = {self.parts.run_id: ""} if self.shown.holds(session, turn) else {}
+        return {**self._busy(say, self.runs.goes_on(session)), self.parts.status: note, **named}
+
+    def _show(self, say: Texts, session: str, event: Told) -> Update:
         parts = self.parts
         match event:
             case Started(job=job):
@@ -165,10 +211,10 @@ class RunHandlers:
             case CoarseMeshReady():
                 return {parts.model: str(event.path)}
             case Done():
-                return self._done(say, event)
+                return self._done(say, session, event)
         return {}
 
-    def _done(self, say: Texts, event: Done) -> Update:
+    def _done(self, say: Texts, session: str, event: Done) -> Update:
         parts = self.parts
         job = self.runs.service.get(event.folder.name)
         settings: Settings = job.request.settings
@@ -176,7 +222,7 @@ class RunHandlers:
         files, offers = self.runs.service.files(job), self.runs.service.exporter.offers(job)
         links = cards.main_downloads(say, job, event) + cards.formats(say, job, offers)
         return {
-            **self._busy(say, False),
+            **self._busy(say, self.runs.goes_on(session, besides=job.id)),
             **{tab: gr.update(interactive=True) for tab in parts.later_tabs},
             parts.run_id: job.id,
             parts.status: cards.finished(say, event),

@@ -10,7 +10,7 @@ import gradio as gr
 
 @dataclass
 class Parts:
-    """All that changes. `touched`, `run_id`, `sure`, `ids` and `kept` are not seen."""
+    """All that changes. `touched`, `run_id`, `sure`, `asked`, `ids` and `kept` are not seen."""
 
     chip: gr.HTML
     photo: gr.Image
@@ -43,6 +43,7 @@ class Parts:
     again: gr.Button
     delete: gr.Button
     sure: gr.Checkbox
+    asked: gr.Number
     tabs: gr.Tabs
     kind: gr.Radio
     colors: gr.Gallery

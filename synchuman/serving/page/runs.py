@@ -154,9 +154,10 @@ class Runs:
         job = self._sessions.get(session)
         return job is not None and self._stop(job)
 
-    def busy(self, session: str) -> bool:
-        """Whether the session has a run that goes on."""
-        return session in self._sessions
+    def goes_on(self, session: str, besides: str | None = None) -> bool:
+        """Whether the session has a run that goes on, other than the job `besides`."""
+        job = self._sessions.get(session)
+        return job is not None and job.id != besides
 
     def find(self, who: str, job_id: str) -> Job:
         """Return a job that this person may see.

@@ -66,7 +66,9 @@ def wire(page: gr.Blocks, parts: Parts, runs: Runs, cache: Path) -> None:
         **{**run, "fn": going.retexture, "inputs": [parts.run_id, parts.new_faces, parts.new_texture]},
         **PRIVATE,
     ).then(**remembered, **QUICK)
-    parts.runs.select(results.select, parts.ids, parts.run_id, **QUICK).then(**opening, **PRIVATE)
+    # Each of several quick clicks counts, and the last one stays.
+    chosen = {**run, "fn": going.choose, "inputs": [parts.ids, parts.photo, parts.asked]}
+    parts.runs.select(**chosen, js=browser.WHEN, trigger_mode="multiple", **PRIVATE)
     parts.run_id.change(None, parts.run_id, parts.run_id, js=browser.ADDRESS, **QUICK)
     _result(parts, results)
     parts.delete.click(
