@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from fuzzing import FUZZ
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given, reject, settings
 from hypothesis import strategies as st
 from service_server import Server, shared_server
 
@@ -17,6 +17,17 @@ ROUTES = 15  # at least so many are described
 def server() -> Server:
     """Local callers have no rates; random bytes are no photo, so nothing that is tried here starts a run."""
     return shared_server().ready()
+
+
+@st.composite
+def possible(draw: st.DrawFn, cases: st.SearchStrategy[object]) -> object:
+    """Leave out what Schemathesis fails to judge itself: now and then it puts a file where a name should be."""
+    try:
+        return draw(cases)
+    except ValueError as error:
+        if "Unsupported type: 'Binary'" not in str(error):
+            raise
+        reject()
 
 
 def test_every_answer_is_as_described(server: Server) -> None:
@@ -33,7 +44,7 @@ def test_every_answer_is_as_described(server: Server) -> None:
     modes = (schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGATIVE)
     tried: set[str] = set()
     for operation in operations:
-        cases = st.one_of([operation.as_strategy(mode) for mode in modes])
+        cases = possible(st.one_of([operation.as_strategy(mode) for mode in modes]))
 
         @settings(
             max_examples=8 * FUZZ, deadline=None, database=None, suppress_health_check=list(HealthCheck)
