@@ -14,7 +14,8 @@ import pytest
 playwright = pytest.importorskip("playwright.sync_api")
 
 CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium")
-PATIENCE = 120_000  # ms; two busy cores take their time
+PATIENCE = 120_000  # ms, of every wait; two busy cores take their time
+playwright.expect.set_options(timeout=PATIENCE)
 DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 # WebGL without a graphics card.
 FLAGS = ["--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader", "--enable-unsafe-swiftshader"]
@@ -40,6 +41,7 @@ class Visit:
         """Open the page in a window of its own."""
         self.context = browser.new_context(**{"viewport": DESKTOP, **context})
         self.address = address
+        self.context.set_default_timeout(PATIENCE)
         self.page = self.context.new_page()
         self.requests: list[str] = []
         self.complaints: list[str] = []
@@ -47,15 +49,15 @@ class Visit:
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
         self.page.on("console", self._note)
         self.page.goto(address)
-        expect(self.at("#generate")).to_be_visible(timeout=PATIENCE)
+        expect(self.at("#generate")).to_be_visible()
 
     def at(self, selector: str) -> Any:
         """Return what a selector finds."""
         return self.page.locator(selector)
 
-    def see(self, selector: str, timeout: int = PATIENCE) -> None:
+    def see(self, selector: str) -> None:
         """Wait until something is seen."""
-        expect(self.at(selector).first).to_be_visible(timeout=timeout)
+        expect(self.at(selector).first).to_be_visible()
 
     def give(self, data: bytes, name: str = "photo.png") -> None:
         """Choose a photo."""
@@ -66,7 +68,7 @@ class Visit:
     def give_and_wait(self, data: bytes) -> None:
         """Choose a photo and wait for its cut-out."""
         self.give(data)
-        expect(self.at("#generate")).to_be_enabled(timeout=PATIENCE)
+        expect(self.at("#generate")).to_be_enabled()
 
     def set(self, **values: float) -> None:
         """Open the settings and type, at once."""
@@ -94,8 +96,8 @@ class Visit:
 
     def shows(self, run: str) -> None:
         """Wait until the address, the downloads and what is said are those of a finished run."""
-        expect(self.at("#download-glb")).to_have_attribute("href", re.compile(run), timeout=PATIENCE)
-        self.page.wait_for_url(f"**/?run={run}", timeout=PATIENCE)
+        expect(self.at("#download-glb")).to_have_attribute("href", re.compile(run))
+        self.page.wait_for_url(f"**/?run={run}")
         self.see(".status.good")
 
     def tab(self, name: str) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from conftest import draw_person, encode
-from page_visit import PATIENCE, PHONE, QUICK, Visit, chromium, expect
+from page_visit import PHONE, QUICK, Visit, chromium, expect
 from PIL import Image
 from service_server import Server, broken_weights, serving
 
@@ -199,7 +199,7 @@ class TestResult:
         done.page.wait_for_timeout(700)
         expect(box).to_have_value("1200")
         done.at("#retexture").click()
-        done.page.wait_for_url(lambda url: "run=" in url and before not in url, timeout=PATIENCE)
+        done.page.wait_for_url(lambda url: "run=" in url and before not in url)
         done.see(".status.good")
         job = server.job(done.run_id())
         assert job["kind"] == "retexture" and job["parent"] == before and job["settings"]["faces"] == 1200
@@ -231,7 +231,7 @@ class TestResult:
         assert visit.overhang() <= 0
         expect(visit.at("#generate")).to_be_disabled()  # no photo is chosen here
         visit.at("#again").click()
-        visit.page.wait_for_url(lambda url: "run=" in url and done.first_run not in url, timeout=PATIENCE)  # type: ignore[attr-defined]
+        visit.page.wait_for_url(lambda url: "run=" in url and done.first_run not in url)  # type: ignore[attr-defined]
         again = server.job(visit.run_id())["settings"]
         assert again == server.job(done.first_run)["settings"]  # type: ignore[attr-defined]
         visit.see(".status.good")
@@ -264,7 +264,7 @@ def test_an_earlier_run_is_looked_at_while_another_one_goes_on(
     visit.at("#setting-stage1_steps input[type=number]").press("Tab")
     visit.page.wait_for_timeout(700)
     visit.at("#generate").click()
-    visit.page.wait_for_url(lambda url: "run=" in url and earlier not in url, timeout=PATIENCE)
+    visit.page.wait_for_url(lambda url: "run=" in url and earlier not in url)
     going = visit.run_id()
     visit.at("#runs button").first.click()
     visit.shows(earlier)
@@ -359,13 +359,13 @@ def test_one_of_two_people_touched_up(visit: Visit, tmp_path: Path) -> None:
         visit.page.wait_for_timeout(40)
     mouse.up()
     visit.at("#apply-touch").click()
-    expect(visit.at("#cutout-note")).to_contain_text("Touched up by hand.", timeout=PATIENCE)
+    expect(visit.at("#cutout-note")).to_contain_text("Touched up by hand.")
     expect(visit.at("#cutout img")).not_to_have_attribute("src", before)
     assert opaque_pixels(visit) < 0.97 * full
     visit.at("#touch-up").click()
     visit.see("#editor canvas")
     visit.at("#reset-touch").click()
-    expect(visit.at("#cutout-note")).not_to_contain_text("Touched up by hand.", timeout=PATIENCE)
+    expect(visit.at("#cutout-note")).not_to_contain_text("Touched up by hand.")
 
 
 def opaque_pixels(visit: Visit) -> int:
@@ -406,10 +406,10 @@ def test_languages(
     browser: Any, server: Server, locale: str, generate: str, heading: str, error: str
 ) -> None:
     visit = Visit(browser, server.address, locale=locale)
-    expect(visit.at("#generate")).to_have_text(generate, timeout=PATIENCE)
+    expect(visit.at("#generate")).to_have_text(generate)
     expect(visit.at("h2").first).to_have_text(heading)
     visit.give(b"no picture")
-    expect(visit.at("#cutout-note .error")).to_contain_text(error, timeout=PATIENCE)
+    expect(visit.at("#cutout-note .error")).to_contain_text(error)
     visit.close()
 
 

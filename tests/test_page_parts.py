@@ -27,6 +27,8 @@ from synchuman.serving.feed import Message
 from synchuman.serving.jobs import Job, JobRequest, NotFound, State
 from synchuman.serving.launch import ServeOptions, check, free_port, service_options
 from synchuman.serving.page import capabilities, cards, controls, runs, texts
+from synchuman.serving.page import shown as page_shown
+from synchuman.serving.page.shown import Shown
 from synchuman.serving.page.texts import GAP, Labels, Texts
 from synchuman.serving.sweep import sweep
 from synchuman.settings import Settings
@@ -223,6 +225,47 @@ def test_a_run_that_nobody_watches_is_stopped_but_not_one_that_is_watched_again(
     assert not stub.stopped.wait(0.5)
     second.close()  # type: ignore[attr-defined]
     assert stub.stopped.wait(5)
+
+
+def test_the_run_that_was_asked_for_last_is_shown() -> None:
+    shown = Shown()
+    going, other = shown.take("page"), shown.take("other page")
+    chosen = shown.take("page", 2000.0)
+    late = shown.take("page", 1000.0)  # asked for before, overtaken on its way
+    assert [shown.holds("page", turn) for turn in (going, chosen, late)] == [False, True, False]
+    assert shown.holds("other page", other)
+    again = shown.take("page")
+    assert shown.holds("page", again) and not shown.holds("page", chosen)
+    assert not shown.holds("page", shown.take("page", 1500.0)) and shown.holds("page", again)
+
+
+def test_words_of_two_runs_do_not_mix() -> None:
+    shown = Shown()
+    first = shown.take("page")
+    with shown.speaking("page", first) as heard:
+        assert heard
+        second = shown.take("page")
+        said = threading.Event()
+
+        def speak() -> None:
+            with shown.speaking("page", second) as heard:
+                if heard:
+                    said.set()
+
+        speaker = threading.Thread(target=speak)
+        speaker.start()
+        assert not said.wait(0.3)
+    speaker.join()
+    assert said.is_set()
+    with shown.speaking("page", first) as heard:
+        assert not heard
+
+
+def test_sessions_are_not_remembered_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(page_shown, "MOST", 2)
+    shown = Shown()
+    turns = {name: shown.take(name) for name in ("a", "b", "c")}
+    assert len(shown._last) == 2 and all(shown.holds(name, turn) for name, turn in turns.items())
 
 
 def test_runs_are_their_owners_alone(stub: StubService) -> None:

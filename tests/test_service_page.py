@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Iterator
 
 import pytest
-from page_visit import FLAGS
+from page_visit import PATIENCE, chromium, expect
 from service_server import Server, person, serving
-
-playwright = pytest.importorskip("playwright.sync_api")
-
-CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium")
-PATIENCE = 120_000  # ms
 
 
 @pytest.fixture(scope="module")
@@ -24,12 +17,11 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 def test_a_person_logs_in_and_starts_a_run(server: Server) -> None:
-    assert CHROMIUM, "This test drives Chromium: install it or set CHROMIUM to its path."
     complaints: list[str] = []
     elsewhere: list[str] = []
-    with playwright.sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+    with chromium() as browser:
         page = browser.new_page()
+        page.set_default_timeout(PATIENCE)
         page.on(
             "console", lambda m: complaints.append(m.text) if "Content Security Policy" in m.text else None
         )
@@ -45,15 +37,14 @@ def test_a_person_logs_in_and_starts_a_run(server: Server) -> None:
         page.fill("#username", "carol")
         page.fill("#password", "a pass word")
         page.click("button")
-        playwright.expect(page.locator("#generate")).to_be_visible(timeout=PATIENCE)
+        expect(page.locator("#generate")).to_be_visible()
         page.locator("#photo input[type=file]").first.set_input_files(
             {"name": "me.png", "mimeType": "image/png", "buffer": person()}
         )
-        playwright.expect(page.locator("#generate")).to_be_enabled(timeout=PATIENCE)
+        expect(page.locator("#generate")).to_be_enabled()
         page.locator("#generate").click()
         page.wait_for_url("**/?run=*")
         run = page.url.partition("run=")[2]
-        browser.close()
     assert not complaints and not elsewhere
     # The page's runs are jobs of the same person, for REST as well, and of nobody else.
     assert server.client.get(f"/jobs/{run}").status_code == 401
