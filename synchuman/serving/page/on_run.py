@@ -158,11 +158,13 @@ class RunHandlers:
             going = False
             for event in begin():
                 going |= isinstance(event, Started) and event.job.active
-                if going and isinstance(event, Done) and not self.shown.holds(session, turn):
+                if self.shown.holds(session, turn):
+                    update = self._show(say, session, event)
+                elif going and isinstance(event, Done):
                     turn = self.shown.take(session)
                     update = self._whole(request, event.folder.name)
                 else:
-                    update = self._show(say, session, event)
+                    continue
                 with self.shown.speaking(session, turn) as heard:
                     if heard and update:
                         yield update
@@ -187,8 +189,11 @@ class RunHandlers:
 
     def _ended(self, say: Texts, session: str, turn: Turn, note: str) -> Update:
         """A run ended without a model; another one that is shown stays."""
-        named = {self.parts.run_id: ""} if self.shown.holds(session, turn) else {}
-        return {**self._busy(say, self.runs.goes_on(session)), self.parts.status: note, **named}
+        held = self.shown.holds(session, turn)
+        if not held and self.runs.goes_on(session):  # which took its place
+            return self._unchanged()
+        named = {self.parts.run_id: ""} if held else {}
+        return {**self._busy(say, False), self.parts.status: note, **named}
 
     def _show(self, say: Texts, session: str, event: Told) -> Update:
         parts = self.parts
