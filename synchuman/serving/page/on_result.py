@@ -16,7 +16,6 @@ from synchuman.serving.page import capabilities, cards, controls, texts
 from synchuman.serving.page.on_run import who_is
 from synchuman.serving.page.runs import HISTORY, Runs
 from synchuman.serving.page.texts import Texts
-from synchuman.settings import Settings
 from synchuman.surface.looks import look_glb
 
 if TYPE_CHECKING:
@@ -62,12 +61,12 @@ class ResultHandlers:
             parts.timer: gr.Timer(active=state == "busy"),
         }
         about = capabilities.about_worker(self.runs.service)
-        if about:
+        # As they were built, they are on: anew they would be drawn under the hands of somebody who types.
+        if about and not about["stage2"]:
             reason = say("Off: the weights in use have no Stage 2.")
             for name in capabilities.OF_STAGE2:
-                info = say(Settings.model_fields[name].description or "") if about["stage2"] else reason
                 slider = parts.settings[controls.FIELDS.index(name)]
-                update[slider] = gr.update(interactive=bool(about["stage2"]), info=info)
+                update[slider] = gr.update(interactive=False, info=reason)
         return update
 
     def history(self, request: gr.Request, kept: list[str] | None) -> Update:
